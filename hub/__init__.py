@@ -1,0 +1,1 @@
+"""The core of Tact: contract, policy, ledger. Imports neither Ray nor actors nor channels (`hub.service` excepted)."""

@@ -1,0 +1,1 @@
+"""The contract: wire types, subjects, decoding. Source: docs/contract.md."""

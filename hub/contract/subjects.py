@@ -1,0 +1,83 @@
+"""Subjects, lanes and partitions: where a message goes. Source: docs/contract.md, "Subjects"."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+INTENT_LANES = ("urgent", "normal", "bulk")
+LANES = ("urgent", "command", "receipt", "inbound", "normal", "bulk")
+"""All lanes, in the order a turn serves them: urgent first, bulk last."""
+CHANNELS = ("wecom", "sms", "push")
+
+_SOURCE = re.compile(r"[a-z0-9-]{1,32}\Z")
+_KEY = re.compile(r"~?[A-Za-z0-9_-]{1,64}\Z")
+
+_FNV_OFFSET = 2166136261
+_FNV_PRIME = 16777619
+
+
+def fnv1a_32(text: str) -> int:
+    """FNV-1a, 32 bits, of the UTF-8 bytes: the hash of the server's `partition()` transform."""
+    value = _FNV_OFFSET
+    for byte in text.encode():
+        value = ((value ^ byte) * _FNV_PRIME) & 0xFFFFFFFF
+    return value
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that owns a conversation key (or an account), 0 <= p < partitions."""
+    return fnv1a_32(key) % partitions
+
+
+@lru_cache(maxsize=4096)
+def account_partition(account: str, partitions: int) -> int:
+    """`partition_of` for accounts, of which there are few and which every delivery asks for."""
+    return partition_of(account, partitions)
+
+
+def is_source(text: str) -> bool:
+    """Whether `text` can name an application or gateway."""
+    return _SOURCE.match(text) is not None
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can be a conversation key: a customer id, or `~` and a group chat's id."""
+    return _KEY.match(text) is not None
+
+
+def publish_subject(lane: str, source: str, key: str) -> str:
+    """Where the world publishes."""
+    return f"hub.to.{lane}.{source}.{key}"
+
+
+def intake_subject(partition: int | str, lane: str, source: str = "*") -> str:
+    """What INTAKE stores: the key has become its partition."""
+    return f"hub.in.{partition}.{lane}.{source}"
+
+
+def delivery_subject(channel: str, partition: int) -> str:
+    """Deliveries for a gateway; `partition` is the account's."""
+    return f"hub.out.{channel}.{partition}"
+
+
+def outcome_subject(app: str) -> str:
+    return f"hub.outcome.{app}"
+
+
+def parked_subject(partition: int, block: str) -> str:
+    return f"hub.parked.{partition}.{block}"
+
+
+def log_subject(partition: int) -> str:
+    """Fence, checkpoint and state changes of a partition, one record a commit."""
+    return f"hub.log.{partition}"
+
+
+def snapshot_subject(partition: int, part: str) -> str:
+    return f"hub.snap.{partition}.{part}"
+
+
+def ask_subject(partition: int) -> str:
+    """Where the owner of a partition answers questions."""
+    return f"hub.ask.{partition}"

@@ -1,0 +1,237 @@
+"""Every message of the contract as a msgspec type: the one source of JSON, MessagePack and schemas.
+
+Types with `forbid_unknown_fields` are what the world publishes; the others are what it consumes and
+may grow. Times are aware datetimes in what comes in and RFC 3339 strings (UTC) in what goes out.
+Formats that msgspec would check with a regular expression a message are checked by
+`hub.contract.decode`, and only described here for the schema.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw, Struct, field
+
+from hub import limits
+
+Time = Annotated[datetime, Meta(tz=True)]
+"""RFC 3339 with an offset."""
+
+Channel = Literal["wecom", "sms", "push"]
+AppName = Annotated[str, Meta(extra_json_schema={"pattern": "^[a-z0-9-]{1,32}$"})]
+CustomerKey = Annotated[str, Meta(extra_json_schema={"pattern": "^~?[A-Za-z0-9_-]{1,64}$"})]
+MessageId = Annotated[str, Meta(extra_json_schema={"pattern": "^[!-~]{1,64}$"})]
+Address = Annotated[str, Meta(min_length=1, max_length=limits.ADDRESS_CHARS)]
+AccountName = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARS)]
+Priority = Annotated[int, Meta(ge=0, le=9)]
+ZoneName = Annotated[str, Meta(min_length=1, max_length=64, description="IANA zone name")]
+Route = Annotated[list[Channel], Meta(min_length=1, max_length=limits.ROUTE_CHANNELS)]
+Trace = Annotated[str, Meta(max_length=limits.TRACE_CHARS, description="W3C traceparent")]
+
+
+# ---- published -------------------------------------------------------------------------------
+
+
+class Intent(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What an application wants to say to one customer."""
+
+    id: MessageId
+    app: AppName
+    customer: CustomerKey
+    category: Annotated[str, Meta(min_length=1, max_length=64)]
+    content: dict[str, Raw]
+    priority: Priority | None = None
+    route: Route | None = None
+    reach: Literal["first", "all"] = "first"
+    to: dict[Channel, Address] | None = None
+    account: AccountName | None = None
+    not_before: Time | None = None
+    expires_at: Time | None = None
+    collapse_key: (
+        Annotated[str, Meta(min_length=1, max_length=limits.COLLAPSE_KEY_CHARS)] | None
+    ) = None
+    timezone: ZoneName | None = None
+    trace: Trace | None = None
+
+
+ReceiptStatus = Literal["sent", "delivered", "read", "failed", "unknown"]
+FailureClass = Literal[
+    "dead_address",
+    "rejected_content",
+    "window_closed",
+    "throttled",
+    "config",
+    "expired",
+    "provider",
+]
+
+
+class Receipt(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What became of a delivery, told by a gateway."""
+
+    delivery: Annotated[str, Meta(min_length=5, max_length=110)]
+    customer: CustomerKey
+    status: ReceiptStatus
+    at: Time
+    failure: FailureClass | None = field(name="class", default=None)
+    code: Annotated[str, Meta(max_length=64)] | None = None
+    provider_id: Annotated[str, Meta(max_length=128)] | None = None
+
+
+
+class Inbound(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What a customer said to one of our accounts."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    channel: Channel
+    account: AccountName
+    customer: CustomerKey
+    content: dict[str, Raw]
+    at: Time
+
+
+Scope = Annotated[
+    str,
+    Meta(
+        max_length=80,
+        extra_json_schema={"pattern": "^(all|category:.{1,64}|channel:(wecom|sms|push))$"},
+    ),
+]
+
+
+class Command(Struct, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
+    """Common part of all commands: an order to a conversation."""
+
+    id: MessageId
+    app: AppName
+    customer: CustomerKey
+
+
+class DndSet(Command, tag="dnd.set", omit_defaults=True):
+    """Do not disturb: for everything, one category or one channel; for ever or until a time."""
+
+    scope: Scope
+    until: Time | None = None
+
+
+class DndClear(Command, tag="dnd.clear"):
+    scope: Scope
+
+
+class ProfileSet(Command, tag="profile.set", omit_defaults=True):
+    """What is remembered of the customer: zone, addresses, the account that owns the customer."""
+
+    timezone: ZoneName | None = None
+    to: dict[Channel, Address] | None = None
+    owner: AccountName | None = None
+
+
+class Cancel(Command, tag="cancel"):
+    """Take back a held intent of the same app."""
+
+    intent: MessageId
+
+
+class Takeover(Command, tag="takeover", omit_defaults=True):
+    """A person has taken the conversation; presence rules block until `until` or `release`."""
+
+    agent: Annotated[str, Meta(min_length=1, max_length=64)]
+    until: Time | None = None
+
+
+class Release(Command, tag="release"):
+    """Ends a takeover."""
+
+
+class Forget(Command, tag="forget"):
+    """Erase what is personal: addresses, zone, owner, held intents. Consent and counts stay."""
+
+
+AnyCommand = DndSet | DndClear | ProfileSet | Cancel | Takeover | Release | Forget
+
+
+# ---- consumed --------------------------------------------------------------------------------
+
+
+class RuleBlock(Struct, omit_defaults=True):
+    """One rule that stood in the way."""
+
+    rule: str
+    kind: Literal["cap", "gap", "quiet", "presence", "dnd", "address", "schedule"]
+    action: Literal["hold", "drop", "next"]
+    ready_at: str | None = None
+
+
+OutcomeState = Literal[
+    "rejected",
+    "duplicate",
+    "held",
+    "suppressed",
+    "expired",
+    "superseded",
+    "cancelled",
+    "dispatched",
+    "sent",
+    "delivered",
+    "read",
+    "failed",
+]
+FINAL_STATES = frozenset(
+    {"rejected", "duplicate", "suppressed", "expired", "superseded", "cancelled", "failed"}
+)
+"""States after which nothing more is said of an intent (`sent`, `delivered`, `read`: the last stands)."""
+
+
+class Outcome(Struct, omit_defaults=True):
+    """What became of an intent, for the application that sent it."""
+
+    intent: str
+    app: str
+    customer: str
+    state: OutcomeState
+    at: str
+    channel: str | None = None
+    delivery: str | None = None
+    rules: list[RuleBlock] | None = None
+    next_eligible_at: str | None = None
+    reason: str | None = None
+    policy: str | None = None
+
+
+class Delivery(Struct, omit_defaults=True):
+    """One message for a gateway to send."""
+
+    id: str
+    intent: str
+    app: str
+    customer: str
+    category: str
+    priority: int
+    channel: str
+    account: str
+    to: str
+    content: Raw
+    attempt: int
+    at: str
+    expires_at: str
+    trace: str | None = None
+
+
+__all__ = [
+    "AnyCommand",
+    "Cancel",
+    "Command",
+    "Delivery",
+    "DndClear",
+    "DndSet",
+    "Forget",
+    "Inbound",
+    "Intent",
+    "Outcome",
+    "ProfileSet",
+    "Receipt",
+    "Release",
+    "RuleBlock",
+    "Takeover",
+]

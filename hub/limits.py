@@ -1,0 +1,109 @@
+"""Every bound of the hub, with its name and its reason.
+
+A queue, batch, retry, cache or payload without a line here is a bug. Times are in the unit the name
+ends with; sizes without a unit are counts.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- what the world may send (contract) -------------------------------------------------------
+MESSAGE_OBJECT_BYTES = 64 * KIB
+"""One intent, receipt, inbound or command. Stated by the contract."""
+ARRAY_OBJECTS = 256
+"""Objects in one message. Stated by the contract."""
+MESSAGE_BYTES = 1 * MIB
+"""One NATS message: the server's `max_payload`; an array is also bounded by it."""
+ID_CHARS = 64
+KEY_CHARS = 64
+APP_CHARS = 32
+ADDRESS_CHARS = 256
+ROUTE_CHANNELS = 8
+COLLAPSE_KEY_CHARS = 128
+TRACE_CHARS = 256
+REASON_CHARS = 300
+"""A reason quotes at most this much, so that bad input is not amplified into the ledger."""
+
+# --- one conversation --------------------------------------------------------------------------
+REMEMBER_MS = 24 * 3_600_000
+"""How long an (app, id) is remembered for `duplicate`. At least 24 h by the policy."""
+REMEMBERED_IDS = 8_192
+"""Ids remembered for one conversation in REMEMBER_MS: 12 bytes each, all rewritten by a turn that
+touches it. One customer with more intents a day is a loop in an application: `rejected`."""
+HELD_INTENTS = 1_000
+"""Held intents of one conversation, about 150 bytes each. More are `rejected`."""
+SENDS = 4_096
+"""Dispatches remembered for one conversation. Four times the largest cap limit, so that dropping
+the oldest could only matter to a cap after 3,000 failed receipts."""
+SEND_MEMORY_MS = 7 * 24 * 3_600_000
+"""A dispatch is remembered at least this long, for its receipts: the lifetime of a delivery."""
+CAP_LIMIT = 1_000
+"""The largest `limit` of a cap."""
+ADDRESSES = 16
+DND_SCOPES = 64
+LOOK_AHEAD_MS = 366 * 24 * 3_600_000
+"""How far ahead next_eligible_at is searched. Stated by the policy."""
+LOOK_AHEAD_STEPS = 2_000
+"""Moments asked in one search; a year of nightly windows and hourly gaps stays below it."""
+
+# --- the policy document ------------------------------------------------------------------------
+POLICY_BYTES = 1 * MIB
+POLICY_RULES = 256
+WINDOW_MS = 366 * 24 * 3_600_000
+
+# --- the turn -----------------------------------------------------------------------------------
+TURN_INTENTS = 4_096
+"""Objects decided in one turn. Larger turns gain nothing once the commit's fixed cost is shared."""
+TURN_SLICE = 64
+"""Messages decided between two looks at the event loop and the urgent lane."""
+TURN_BULK_BESIDE_URGENT = 256
+"""Normal and bulk objects in a turn while the urgent lane is busy: keeps commits short."""
+TURN_STATE_BYTES = 512 * KIB
+"""Packed states one turn may rewrite in one partition: its log record must fit MESSAGE_BYTES."""
+BATCH_MESSAGES = 1_000
+"""Messages in one atomic batch. The server's limit (ADR-50)."""
+BATCH_BYTES = 8 * MIB
+"""Payload of one atomic batch: bounds the server's staging and the commit's duration."""
+ARRAY_BYTES = 256 * KIB
+"""Payload of one array of outcomes or deliveries; consumers get it in one piece."""
+PARKED_BLOCK_BYTES = 512 * KIB
+BODY_CACHE_BYTES = 64 * MIB
+"""Parked bodies a host keeps in memory, newest first; older ones are read from the ledger."""
+BODY_FETCH_SUBJECTS = 1_000
+"""Subjects in one multi-get. The server allows 1,024 (ADR-31)."""
+PARKED_GRACE_S = 24 * 3_600
+"""A parked body outlives its intent by this, so that a hub that was down can still say `expired`."""
+WAKES_PER_TURN = 1_000
+DELIVERY_TTL_S = 7 * 24 * 3_600
+OUTCOME_TTL_S = 7 * 24 * 3_600
+
+# --- reading the intake -------------------------------------------------------------------------
+READ_AHEAD_MESSAGES = 2_048
+"""Messages one lane buffers in a host."""
+READ_AHEAD_BYTES = 16 * MIB
+PULL_BATCH = 512
+"""Messages asked of the server in one request."""
+
+# --- the ledger ---------------------------------------------------------------------------------
+COMMIT_TIMEOUT_S = 5.0
+COMMIT_RETRIES = 60
+"""Tries of one commit before the host gives its partitions up; with the backoff, about two minutes."""
+BACKOFF_FIRST_MS = 20
+BACKOFF_MAX_MS = 2_000
+SNAPSHOT_CHUNK_BYTES = 512 * KIB
+SNAPSHOT_LOG_BYTES = 8 * MIB
+"""Log written since the last snapshot before the next is taken (or twice the state, if larger)."""
+JANITOR_INTERVAL_S = 10.0
+INTAKE_BYTES = 8 * 1024 * MIB
+"""Default size of INTAKE. Full means publishers are refused, never that something is dropped."""
+LEDGER_BYTES = 32 * 1024 * MIB
+PARTITIONS = 16
+"""Default number of conversation partitions; fixed when the streams are created."""
+PARTITIONS_MAX = 256
+
+# --- clients and operators ----------------------------------------------------------------------
+PUBLISH_IN_FLIGHT = 512
+PUBLISH_RETRIES = 8
+ASK_TIMEOUT_S = 5.0
+TRACE_MESSAGES = 200_000
+"""Outcome messages `tact trace` reads at most."""
