@@ -1,0 +1,1 @@
+"""The streams. The only package that imports nats."""

@@ -1,0 +1,1 @@
+"""The policy: document, compiled rules, and `decide()`. Source: docs/policy.md."""

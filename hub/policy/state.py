@@ -1,0 +1,104 @@
+"""What is remembered of one conversation, and how it is packed.
+
+A conversation at rest is one `bytes`: MessagePack of `ConversationState`, empty fields left out.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+from msgspec import Struct, field
+
+# Status of a dispatch, as told by receipts. Only ever moves to a larger number.
+DISPATCHED, UNKNOWN, SENT, FAILED, DELIVERED, READ = range(6)
+STATUS = {"unknown": UNKNOWN, "sent": SENT, "failed": FAILED, "delivered": DELIVERED, "read": READ}
+
+FOREVER = 0
+"""A DND or takeover without `until`."""
+
+
+class Send(Struct, array_like=True):
+    """One dispatch: what caps and gaps count, and what receipts are matched with."""
+
+    at: int
+    category: str
+    channel: str
+    app: str
+    account: str
+    intent: int
+    """`intent_hash` of (app, id)."""
+    attempt: int = 1
+    status: int = DISPATCHED
+
+
+class Held(Struct, array_like=True):
+    """One held intent (of a combined send: one channel of it). Its body is parked in the ledger."""
+
+    id: str
+    app: str
+    category: str
+    priority: int
+    route: list[str]
+    attempt: int
+    combined: bool
+    accepted: int
+    expires: int
+    expires_stated: bool
+    """False when `expires` comes from `hold_max`: such intents go last among equals."""
+    not_before: int
+    collapse_key: str | None
+    account: str | None
+    trace: str | None
+    block: str
+    """Name of the parked block that holds the body."""
+    index: int
+    """Place of the body in the block."""
+    wake: int = 0
+    """When it is decided again: next_eligible_at, or its expiry when there is none."""
+    spread: dict[str, int] | None = None
+    """Quiet rule to the moment until which it goes on blocking this intent."""
+
+
+class ConversationState(Struct, omit_defaults=True, kw_only=True):
+    """Everything `decide()` may look at."""
+
+    wake: int = field(name="w", default=0)
+    """Earliest `wake` of the held intents; 0 when nothing is held."""
+    zone: str | None = field(name="z", default=None)
+    to: dict[str, str] = field(name="a", default_factory=dict)
+    owner: str | None = field(name="o", default=None)
+    dnd: dict[str, int] = field(name="d", default_factory=dict)
+    """Scope to `until` in Unix ms, or FOREVER."""
+    inbound: int = field(name="i", default=0)
+    """Time of the customer's last message; 0 for none."""
+    agent: str | None = field(name="g", default=None)
+    """Who has taken the conversation over; None when nobody has."""
+    takeover: int = field(name="t", default=FOREVER)
+    """Until when, if `agent` is set."""
+    sends: list[Send] = field(name="s", default_factory=list)
+    """Oldest first."""
+    seen: bytes = field(name="k", default=b"")
+    """Remembered (app, id) that are neither in `sends` nor in `held`; see `hub.policy.seen`."""
+    held: list[Held] = field(name="h", default_factory=list)
+    """In the order of acceptance."""
+
+
+class WakeOnly(Struct):
+    """Reads only `wake` of a packed state: recovery rebuilds its heap with it."""
+
+    wake: int = field(name="w", default=0)
+
+
+_encoder = msgspec.msgpack.Encoder()
+pack_state = _encoder.encode
+unpack_state = msgspec.msgpack.Decoder(ConversationState).decode
+unpack_wake = msgspec.msgpack.Decoder(WakeOnly).decode
+
+
+def intent_hash(app: str, intent: str) -> int:
+    """64 bits that stand for (app, id) in the memory of one conversation.
+
+    A conversation remembers some thousands at most: a false `duplicate` has odds below 1e-15.
+    """
+    return int.from_bytes(blake2b(f"{app}:{intent}".encode(), digest_size=8).digest())

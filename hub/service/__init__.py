@@ -1,0 +1,1 @@
+"""The composition root: commands, processes, HTTP. May import actors and Ray."""
