@@ -85,11 +85,16 @@ PULL_BATCH = 512
 """Messages asked of the server in one request."""
 
 # --- the ledger ---------------------------------------------------------------------------------
+PING_INTERVAL_S = 10
+"""A connection that is silent for about three of these is dead and is made anew."""
 COMMIT_TIMEOUT_S = 5.0
 COMMIT_RETRIES = 60
 """Tries of one commit before the host gives its partitions up; with the backoff, about two minutes."""
 BACKOFF_FIRST_MS = 20
 BACKOFF_MAX_MS = 2_000
+READ_PAGE_MESSAGES = 1_000
+READ_PAGE_BYTES = 4 * MIB
+"""One direct get: what a reader holds at once, and what a slow consumer may have to buffer."""
 SNAPSHOT_CHUNK_BYTES = 512 * KIB
 SNAPSHOT_LOG_BYTES = 8 * MIB
 """Log written since the last snapshot before the next is taken (or twice the state, if larger)."""
@@ -107,3 +112,16 @@ PUBLISH_RETRIES = 8
 ASK_TIMEOUT_S = 5.0
 TRACE_MESSAGES = 200_000
 """Outcome messages `tact trace` reads at most."""
+
+# --- the embedded nats-server -------------------------------------------------------------------
+MESSAGE_HEADER_BYTES = 64 * KIB
+"""Room for headers: the server's `max_payload` counts headers and payload together."""
+NATS_STORE_BYTES = INTAKE_BYTES + LEDGER_BYTES + 16 * 1024 * MIB
+"""What its streams may reserve or use: the two streams, and snapshots beside them."""
+NATS_START_S = 120.0
+"""Until it accepts connections. After an unclean end it reads its streams through first."""
+NATS_STOP_S = 20.0
+"""Between SIGTERM and SIGKILL."""
+NATS_RESTARTS = 20
+"""Restarts in a row that did not last NATS_STEADY_S before a person is called: about 40 s."""
+NATS_STEADY_S = 30.0
