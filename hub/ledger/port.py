@@ -16,7 +16,7 @@ from hub.errors import TactError
 
 
 class Entry(Struct, frozen=True):
-    """One message of a batch. `expected` makes it a fence: the subject's last sequence, 0 for none."""
+    """One message of a batch. `expected` makes it a fence: the subject's last sequence, or 0."""
 
     subject: str
     payload: bytes
@@ -112,6 +112,22 @@ class LedgerCorrupt(LedgerError):
     code = "ledger-corrupt"
 
 
+class ServerRefused(LedgerError):
+    """The server's own error to an API call; `facts["err_code"]` is JetStream's number."""
+
+    code = "server-refused"
+
+    @property
+    def err_code(self) -> int:
+        return int(self.facts.get("err_code", 0))
+
+
+class DataVersionError(LedgerError):
+    """The streams were made with another number of partitions or by another layout version."""
+
+    code = "data-version"
+
+
 class ServerUnfit(LedgerError):
     """The server lacks what the hub needs; the message names the setting."""
 
@@ -170,8 +186,13 @@ class Ledger(Protocol):
         """Parked blocks by name; one that is gone is left out."""
 
     async def snapshot(
-        self, partition: int, fence: int, at_ms: int, checkpoint: Mapping[str, int],
-        states: Mapping[str, bytes], epoch: int,
+        self,
+        partition: int,
+        fence: int,
+        at_ms: int,
+        checkpoint: Mapping[str, int],
+        states: Mapping[str, bytes],
+        epoch: int,
     ) -> None:
         """Store a copy of a partition as of log sequence `fence`, then purge the log behind it."""
 
