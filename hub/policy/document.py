@@ -258,9 +258,7 @@ def _check_quiet(quiet: Quiet, place: str) -> None:
         start = time_of_day_ms(quiet.from_, f"{place}.from")
         if start == time_of_day_ms(quiet.to, f"{place}.to"):
             _fail(place, "from and to are the same: an empty window")
-        if quiet.days is not None and (
-            not quiet.days or len(set(quiet.days)) != len(quiet.days)
-        ):
+        if quiet.days is not None and (not quiet.days or len(set(quiet.days)) != len(quiet.days)):
             _fail(f"{place}.days", "needs at least one day, each once")
     if quiet.spread is not None:
         duration_ms(quiet.spread, f"{place}.spread")

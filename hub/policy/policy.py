@@ -1,0 +1,54 @@
+"""A policy document made ready to be asked."""
+
+from __future__ import annotations
+
+from hub import limits
+from hub.policy import document as doc
+from hub.policy.rules import Cap, Gap, Presence, Quiet, Rule
+from hub.policy.state import ConversationState
+
+
+class Policy:
+    """Compiled rules. Immutable; replacing the policy means making a new one.
+
+    `version` names the document; every decision records it.
+    """
+
+    def __init__(self, document: doc.PolicyDocument) -> None:
+        self.document = document
+        self.version = doc.policy_version(document)
+        self.timezone = document.timezone
+        self.categories = document.categories
+        self.hold_max_ms = doc.duration_ms(document.hold_max, "hold_max")
+        self.caps = [Cap(rule) for rule in document.caps]
+        self.gaps = [Gap(rule) for rule in document.gaps]
+        self.quiet = [Quiet(rule) for rule in document.quiet]
+        self.presence = [Presence(rule) for rule in document.presence]
+        self.rules: list[Rule] = [*self.caps, *self.gaps, *self.quiet, *self.presence]
+        self.send_memory_ms = max(
+            [limits.SEND_MEMORY_MS, *(rule.memory_ms for rule in (*self.caps, *self.gaps))]
+        )
+        self._bypass = {name: frozenset(c.bypass) for name, c in self.categories.items()}
+        self._asked: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
+
+    def rules_for(self, category: str, channel: str, app: str) -> tuple[Rule, ...]:
+        """The rules asked of an intent: those that match it and that it does not bypass."""
+        key = (category, channel, app)
+        rules = self._asked.get(key)
+        if rules is None:
+            if len(self._asked) >= limits.POLICY_RULES * 64:  # apps come and go; stay bounded
+                self._asked.clear()
+            bypass = self._bypass.get(category, frozenset())
+            rules = self._asked[key] = tuple(
+                rule
+                for rule in self.rules
+                if rule.kind not in bypass and rule.matches(category, channel, app)
+            )
+        return rules
+
+    def bypasses(self, category: str, kind: str) -> bool:
+        return kind in self._bypass.get(category, ())
+
+    def zone_of(self, state: ConversationState) -> str:
+        """The zone in force for a conversation."""
+        return state.zone or self.timezone

@@ -1,0 +1,303 @@
+"""The rules, compiled: each can say of one question whether it blocks, and until when.
+
+A rule is asked with `block(question, state, instant)` and answers None, or a `Block` with the
+earliest moment at which this rule alone would no longer block. Source: docs/policy.md, "The rules".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hub.contract.subjects import fnv1a_32
+from hub.policy import document as doc
+from hub.policy.localtime import (
+    DAY_MS,
+    UNIX_ORDINAL,
+    advance,
+    period,
+    reading,
+    weekday,
+)
+from hub.policy.state import FAILED, FOREVER, ConversationState, Send
+
+NEVER = 1 << 62
+"""A ready time that does not come by itself."""
+MINUTES_REMEMBERED = 65_536
+"""Answers of one quiet rule kept, by zone and minute: a few MB."""
+
+
+class Block(NamedTuple):
+    """One rule that stands in the way; `ready` is an instant in Unix ms, or NEVER."""
+
+    rule: str
+    kind: str
+    action: str
+    ready: int
+
+
+class Question:
+    """One intent, as the rules see it. `channel` and `account` change as the route is walked."""
+
+    __slots__ = (
+        "account",
+        "app",
+        "category",
+        "channel",
+        "expires",
+        "key",
+        "not_before",
+        "priority",
+        "route",
+        "spread",
+        "stated_account",
+        "zone",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        app: str,
+        category: str,
+        priority: int,
+        route: list[str],
+        expires: int,
+        zone: str,
+        not_before: int = 0,
+        account: str | None = None,
+        spread: dict[str, int] | None = None,
+    ) -> None:
+        self.key = key
+        self.app = app
+        self.category = category
+        self.priority = priority
+        self.route = route
+        self.expires = expires
+        self.zone = zone
+        self.not_before = not_before
+        self.stated_account = account
+        self.spread = spread
+        self.channel = ""
+        self.account = ""
+
+
+class Rule:
+    """What all rules share: a name, a filter and an action."""
+
+    kind = ""
+
+    def __init__(self, rule: doc.Filter) -> None:
+        self.name = rule.name
+        self.action = rule.on
+        self.categories = _names(rule.categories)
+        self.channels = _names(rule.channels)
+        self.apps = _names(rule.apps)
+
+    def matches(self, category: str, channel: str, app: str) -> bool:
+        """Whether the filter lets this (category, channel, app) through."""
+        return (
+            (self.categories is None or category in self.categories)
+            and (self.channels is None or channel in self.channels)
+            and (self.apps is None or app in self.apps)
+        )
+
+    def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
+        raise TypeError(f"{type(self).__name__} cannot be asked")
+
+
+def _names(names: list[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
+
+
+class Cap(Rule):
+    """At most `limit` dispatches in a window, rolling or of the local calendar."""
+
+    kind = "cap"
+
+    def __init__(self, rule: doc.Cap) -> None:
+        super().__init__(rule)
+        self.limit = rule.limit
+        reserve = rule.reserve
+        self.reserve_priority = 0 if reserve is None else reserve.priority
+        self.limit_below_reserve = rule.limit if reserve is None else rule.limit - reserve.slots
+        self.calendar = rule.window if rule.window in doc.CALENDAR else None
+        self.window_ms = 0 if self.calendar else doc.duration_ms(rule.window, rule.name)
+        self.per_channel = rule.per == "channel"
+        self.per_account = rule.per == "account"
+
+    @property
+    def memory_ms(self) -> int:
+        """How long a dispatch can matter to this cap."""
+        longest = {"day": 2, "week": 8, "month": 32}
+        return longest[self.calendar] * DAY_MS if self.calendar else self.window_ms
+
+    def limit_for(self, priority: int) -> int:
+        """The limit in force for an intent of this priority."""
+        return self.limit if priority >= self.reserve_priority else self.limit_below_reserve
+
+    def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
+        limit = self.limit_for(question.priority)
+        sends = state.sends
+        if len(sends) < limit:
+            return None
+        if self.calendar is None:
+            oldest, following = instant - self.window_ms + 1, 0
+        else:
+            oldest, following = period(question.zone, self.calendar, instant)
+        for send in reversed(sends):
+            if send.at < oldest:
+                return None
+            if self._counts(send, question):
+                limit -= 1
+                if limit == 0:  # the limit-th most recent: when it leaves the window, one may go
+                    ready = following or send.at + self.window_ms
+                    return Block(self.name, "cap", self.action, ready)
+        return None
+
+    def used(self, question: Question, state: ConversationState, instant: int) -> int:
+        """How many dispatches count at an instant, for people who ask."""
+        oldest = (
+            instant - self.window_ms + 1
+            if self.calendar is None
+            else period(question.zone, self.calendar, instant)[0]
+        )
+        return sum(send.at >= oldest and self._counts(send, question) for send in state.sends)
+
+    def _counts(self, send: Send, question: Question) -> bool:
+        return (
+            send.status != FAILED
+            and (self.categories is None or send.category in self.categories)
+            and (self.channels is None or send.channel in self.channels)
+            and (self.apps is None or send.app in self.apps)
+            and not (self.per_channel and send.channel != question.channel)
+            and not (self.per_account and send.account != question.account)
+        )
+
+
+class Gap(Rule):
+    """At least `min` between two matching dispatches."""
+
+    kind = "gap"
+
+    def __init__(self, rule: doc.Gap) -> None:
+        super().__init__(rule)
+        self.min_ms = doc.duration_ms(rule.min, rule.name)
+
+    @property
+    def memory_ms(self) -> int:
+        return self.min_ms
+
+    def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
+        oldest = instant - self.min_ms
+        for send in reversed(state.sends):
+            if send.at <= oldest:
+                return None
+            if send.status != FAILED and self.matches(send.category, send.channel, send.app):
+                return Block(self.name, "gap", self.action, send.at + self.min_ms)
+        return None
+
+
+class Quiet(Rule):
+    """Blocks while the local reading lies in a daily window, or the local date in `dates`."""
+
+    kind = "quiet"
+
+    def __init__(self, rule: doc.Quiet) -> None:
+        super().__init__(rule)
+        self.dates: frozenset[int] = frozenset()
+        self.start = self.end = 0
+        if rule.dates is None:
+            self.start = doc.time_of_day_ms(rule.from_ or "", rule.name)
+            self.end = doc.time_of_day_ms(rule.to or "", rule.name)
+        else:
+            self.dates = frozenset(
+                ordinal - UNIX_ORDINAL
+                for text in rule.dates
+                for ordinal in doc.date_ordinals(text, rule.name)
+            )
+        self.days = frozenset(doc.DAYS.index(day) for day in rule.days or doc.DAYS)
+        self.spread_ms = 0 if rule.spread is None else doc.duration_ms(rule.spread, rule.name)
+        self._by_minute: dict[tuple[str, int], int | None] = {}
+
+    def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
+        # Windows begin and end, and zones change, on whole minutes: one answer serves a minute.
+        minute = (question.zone, instant // 60_000)
+        try:
+            ready = self._by_minute[minute]
+        except KeyError:
+            ready = self._remember(minute, self.outside_at(question.zone, instant))
+        if self.spread_ms:
+            ready = self._spread(question, ready, instant)
+        return None if ready is None else Block(self.name, "quiet", self.action, ready)
+
+    def _remember(self, minute: tuple[str, int], ready: int | None) -> int | None:
+        if len(self._by_minute) >= MINUTES_REMEMBERED:
+            self._by_minute.clear()
+        self._by_minute[minute] = ready
+        return ready
+
+    def outside_at(self, zone: str, instant: int) -> int | None:
+        """None when the reading at `instant` is outside; else the first instant at which it is."""
+        end = self._window_end(reading(zone, instant))
+        if end is None:
+            return None
+        while end is not None:  # a change of clocks can end a window early or prolong it
+            instant = advance(zone, instant, end)
+            end = self._window_end(reading(zone, instant))
+        return instant
+
+    def _window_end(self, local: int) -> int | None:
+        """The reading at which the window that holds this reading ends, or None outside."""
+        day, time_of_day = divmod(local, DAY_MS)
+        if self.dates:
+            return (day + 1) * DAY_MS if day in self.dates else None
+        if self.start < self.end:
+            inside = self.start <= time_of_day < self.end and weekday(day) in self.days
+            return day * DAY_MS + self.end if inside else None
+        if time_of_day >= self.start and weekday(day) in self.days:
+            return (day + 1) * DAY_MS + self.end
+        if time_of_day < self.end and weekday(day - 1) in self.days:
+            return day * DAY_MS + self.end
+        return None
+
+    def _spread(self, question: Question, ready: int | None, instant: int) -> int | None:
+        """Each conversation's own moment after the window; remembered once the rule has blocked."""
+        until = 0 if question.spread is None else question.spread.get(self.name, 0)
+        if ready is not None:
+            until = max(until, ready + fnv1a_32(question.key) % self.spread_ms)
+            question.spread = {**(question.spread or {}), self.name: until}
+        return until if until > instant else None
+
+
+class Presence(Rule):
+    """Blocks while the customer talks with us: a recent inbound message, or a takeover."""
+
+    kind = "presence"
+
+    def __init__(self, rule: doc.Presence) -> None:
+        super().__init__(rule)
+        self.within_ms = doc.duration_ms(rule.within, rule.name)
+
+    def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
+        ready = 0
+        if state.inbound and instant - state.inbound < self.within_ms:
+            ready = state.inbound + self.within_ms
+        if state.agent is not None:
+            if state.takeover == FOREVER:
+                ready = NEVER
+            elif state.takeover > instant:
+                ready = max(ready, state.takeover)
+        return Block(self.name, "presence", self.action, ready) if ready else None
+
+
+def dnd_blocks(question: Question, state: ConversationState, instant: int) -> list[Block]:
+    """Do not disturb, for everything, the category or the channel. For ever acts as `next`."""
+    blocks = []
+    for scope in ("all", f"category:{question.category}", f"channel:{question.channel}"):
+        until = state.dnd.get(scope)
+        if until is None:
+            continue
+        if until == FOREVER:
+            blocks.append(Block(f"dnd:{scope}", "dnd", "next", NEVER))
+        elif until > instant:
+            blocks.append(Block(f"dnd:{scope}", "dnd", "hold", until))
+    return blocks
