@@ -1,1 +1,1 @@
-"""Virtual actors: pure state machines, the turn that commits them, and the thin Ray shells that host them."""
+"""Virtual actors: pure state machines, their turn, and the thin Ray shells that host them."""

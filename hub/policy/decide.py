@@ -1,7 +1,7 @@
 """Whether, when and by which channel: steps 2 to 6 of docs/policy.md, "Deciding an intent".
 
 `decide()` is a pure function of the question (one intent), the conversation's state and the time.
-It reads the state and never changes it; what it learns about spread rules it leaves on the question.
+It never changes the state; what it learns about spread rules it leaves on the question.
 """
 
 from __future__ import annotations

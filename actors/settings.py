@@ -1,0 +1,25 @@
+"""What a host or the supervisor is told when it starts. Crosses process boundaries, so plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """Everything the actors need; secrets are passed to processes, never logged."""
+
+    nats_url: str
+    policy: str
+    """The policy document, TOML text."""
+    user: str | None = None
+    password: str | None = None
+    partitions: int = 16
+    """Conversation partitions, as provisioned."""
+    hosts: int = 1
+    """ConversationHost actors to keep running."""
+    silent_s: float = 5.0
+    """A host that does not answer for this long is replaced; its fences are taken over."""
+
+    def __repr__(self) -> str:
+        return f"HubSettings(nats_url={self.nats_url!r}, partitions={self.partitions}, hosts={self.hosts})"
