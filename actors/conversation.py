@@ -57,8 +57,8 @@ class Effects(Protocol):
     def park(self, content: bytes, expires: int) -> BodyRef:
         """Keep the content (JSON) of a held intent until it is decided again."""
 
-    def ignored(self, what: str) -> None:
-        """Count an input that rightly changes nothing, such as a repeated receipt."""
+    def count(self, name: str, *labels: str) -> None:
+        """Add one to a metric of `hub.metrics.TABLE`."""
 
 
 _NO_CONTENT = msgspec.Raw(b"{}")
@@ -354,15 +354,16 @@ class Conversation:
             if send.intent == name and send.attempt == attempt:
                 break
         else:
-            self.effects.ignored("receipt-unmatched")
+            self.effects.count("tact_ignored_total", "receipt-unmatched")
             return
         status = STATUS[receipt.status]
         if status <= send.status:
-            self.effects.ignored("receipt-behind")
+            self.effects.count("tact_ignored_total", "receipt-behind")
             return
         send.status = status
+        self.effects.count("tact_deliveries_total", send.channel, send.account, receipt.status)
         if receipt.status == "unknown":  # not an outcome: the application's last word still stands
-            self.effects.ignored("receipt-unknown")
+            self.effects.count("tact_unknown_total", send.channel)
             return
         reason = None
         if receipt.status == "failed":
@@ -401,7 +402,7 @@ class Conversation:
                 gone = [h for h in self.state.held if h.id == intent and h.app == app]
                 self._drop_held(gone, "cancelled", now)
                 if not gone:
-                    self.effects.ignored("cancel-unmatched")
+                    self.effects.count("tact_ignored_total", "cancel-unmatched")
                 return
             case Takeover(agent=agent, until=until):
                 self.state.agent = agent

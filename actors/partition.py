@@ -53,6 +53,17 @@ class Partition:
         """Conversations with held intents."""
         heapq.heapify(self.wakes)
 
+    def copy(self) -> PartitionImage:
+        """What a snapshot stores. Packed states are shared: they are never changed in place."""
+        return PartitionImage(
+            self.number,
+            self.epoch,
+            self.fence,
+            self.at_ms,
+            dict(self.checkpoint),
+            dict(self.states),
+        )
+
     def schedule(self, key: str, before: int, after: int) -> None:
         """A conversation's wake has changed from `before` to `after` (0: nothing held)."""
         self.held += (after != 0) - (before != 0)

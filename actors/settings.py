@@ -1,4 +1,4 @@
-"""What a host or the supervisor is told when it starts. Crosses process boundaries, so plain data."""
+"""What a host or the supervisor is told when it starts: plain data that crosses processes."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ class HubSettings:
     """A host that does not answer for this long is replaced; its fences are taken over."""
 
     def __repr__(self) -> str:
-        return f"HubSettings(nats_url={self.nats_url!r}, partitions={self.partitions}, hosts={self.hosts})"
+        return f"HubSettings({self.nats_url!r}, {self.partitions} partitions, {self.hosts} hosts)"

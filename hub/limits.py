@@ -23,6 +23,16 @@ COLLAPSE_KEY_CHARS = 128
 TRACE_CHARS = 256
 REASON_CHARS = 300
 """A reason quotes at most this much, so that bad input is not amplified into the ledger."""
+REJECTED_ID_CHARS = 128
+"""An id that is too long is named in its rejection up to here: the longest valid id is an inbound's."""
+NESTING = 32
+"""Arrays and objects inside one another in free-form content. Common decoders stop at 64, and a
+delivery adds levels of its own."""
+SALVAGE_STEPS = 16_384
+"""Brackets and commas looked at to find the good objects beside a bad one: an array of 256 with 64
+each, 30 ms at worst."""
+TIME_MS_MAX = 253_402_300_799_999
+"""9999-12-31T23:59:59.999Z, the last moment that RFC 3339 can write."""
 
 # --- one conversation --------------------------------------------------------------------------
 REMEMBER_MS = 24 * 3_600_000
@@ -58,8 +68,15 @@ TURN_SLICE = 64
 """Messages decided between two looks at the event loop and the urgent lane."""
 TURN_BULK_BESIDE_URGENT = 256
 """Normal and bulk objects in a turn while the urgent lane is busy: keeps commits short."""
+URGENT_RECENT_S = 1.0
+"""How long after an urgent message turns are still kept short."""
 TURN_STATE_BYTES = 512 * KIB
 """Packed states one turn may rewrite in one partition: its log record must fit MESSAGE_BYTES."""
+TURN_PAYLOAD_BYTES = 2 * MIB
+"""Intake payload decided in one turn."""
+TURN_URGENT = 128
+"""Urgent deliveries in one turn, each a message of its own. With one more full array of combined
+sends (256 intents on 3 channels) the batch still fits BATCH_MESSAGES."""
 BATCH_MESSAGES = 1_000
 """Messages in one atomic batch. The server's limit (ADR-50)."""
 BATCH_BYTES = 8 * MIB
@@ -72,7 +89,7 @@ BODY_CACHE_BYTES = 64 * MIB
 BODY_FETCH_SUBJECTS = 1_000
 """Subjects in one multi-get. The server allows 1,024 (ADR-31)."""
 PARKED_GRACE_S = 24 * 3_600
-"""A parked body outlives its intent by this, so that a hub that was down can still say `expired`."""
+"""A parked body outlives its intent by this: a hub that was down can still release in time."""
 WAKES_PER_TURN = 1_000
 DELIVERY_TTL_S = 7 * 24 * 3_600
 OUTCOME_TTL_S = 7 * 24 * 3_600
@@ -89,7 +106,7 @@ PING_INTERVAL_S = 10
 """A connection that is silent for about three of these is dead and is made anew."""
 COMMIT_TIMEOUT_S = 5.0
 COMMIT_RETRIES = 60
-"""Tries of one commit before the host gives its partitions up; with the backoff, about two minutes."""
+"""Tries of one commit before the host gives its partitions up: about two minutes of backoff."""
 BACKOFF_FIRST_MS = 20
 BACKOFF_MAX_MS = 2_000
 READ_PAGE_MESSAGES = 1_000

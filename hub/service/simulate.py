@@ -45,7 +45,7 @@ class _Simulation:
     def park(self, content: bytes, expires: int) -> BodyRef:
         return BodyRef("", 0)
 
-    def ignored(self, what: str) -> None:
+    def count(self, name: str, *labels: str) -> None:
         pass
 
     def run_wakes(self, until: int | None) -> None:

@@ -1,0 +1,320 @@
+"""The turn: read, decide, one commit. This is the deciding part: pure, in memory, no I/O.
+
+A turn takes messages and due wake-ups, lets each conversation decide, and ends as one `Work` per
+partition touched: deliveries, outcomes, parked bodies, changed states and the checkpoint.
+`actors.batch` makes one atomic batch of it. Source: docs/architecture.md, "The turn".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from actors.conversation import BodyRef, Conversation
+from actors.partition import Partition
+from hub import limits
+from hub.contract.decode import Rejection, content_for, decode
+from hub.contract.subjects import account_partition, partition_of
+from hub.contract.times import rfc3339
+from hub.contract.types import Delivery, Outcome
+from hub.ledger.port import IntakeMessage
+from hub.policy.policy import Policy
+from hub.policy.state import ConversationState, pack_state, unpack_state
+
+_encode_outcome = msgspec.json.Encoder().encode
+_encode_delivery = msgspec.json.Encoder().encode
+_decode_content = msgspec.json.Decoder(dict[str, Raw]).decode
+
+_EMPTY_STATE = pack_state(ConversationState())
+_OBJECT_GROWTH_BYTES = 256
+"""What one decision may add to a packed state, for the bound on a partition's log record."""
+
+
+class OutDelivery(NamedTuple):
+    """A delivery on its way into the batch. `encoded` is None until its parked body is there."""
+
+    channel: str
+    account_partition: int
+    alone: bool
+    encoded: bytes | None
+    delivery: Delivery | None = None
+    parked: BodyRef | None = None
+
+
+class Work:
+    """What one turn does to one partition. Collects the effects of its conversations."""
+
+    __slots__ = (
+        "at_ms",
+        "before",
+        "block",
+        "checkpoint",
+        "conversations",
+        "counts",
+        "deliveries",
+        "inputs",
+        "outcomes",
+        "parked",
+        "parked_bytes",
+        "parked_until",
+        "partition",
+        "partitions",
+        "state_bytes",
+        "states",
+        "urgent",
+    )
+
+    def __init__(self, partition: Partition, partitions: int) -> None:
+        self.partition = partition
+        self.partitions = partitions
+        self.at_ms = 0
+        self.checkpoint: dict[str, int] = {}
+        partition.turns += 1
+        self.block = f"{partition.epoch}-{partition.turns}"
+        self.conversations: dict[str, Conversation] = {}
+        self.before: dict[str, int] = {}
+        """Wake of each conversation when the turn opened it."""
+        self.outcomes: list[tuple[str, bytes]] = []
+        self.deliveries: list[OutDelivery] = []
+        self.parked: list[list[bytes]] = []
+        """Bodies by block; block i is named `<block>.<i>`."""
+        self.parked_until: list[int] = []
+        self.parked_bytes = 0
+        self.states: dict[str, bytes | None] = {}
+        self.state_bytes = 0
+        self.counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self.inputs: list[tuple[str, int, int]] = []
+        """(lane, stored_ms, objects) of every message decided."""
+        self.urgent = False
+        """Whether what is being decided came on the urgent lane."""
+
+    # ---- Effects ---------------------------------------------------------------------------
+
+    def outcome(self, outcome: Outcome, category: str) -> None:
+        self.outcomes.append((outcome.app, _encode_outcome(outcome)))
+        counts = self.counts
+        counts["tact_outcomes_total", (outcome.state, category, outcome.channel or "")] += 1
+        if outcome.rules is not None and outcome.state in _COUNTED_BY_RULE:
+            for block in outcome.rules:
+                counts[_COUNTED_BY_RULE[outcome.state], (block.rule,)] += 1
+
+    def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
+        partition = account_partition(delivery.account, self.partitions)
+        result = "dispatched"
+        self.counts["tact_deliveries_total", (delivery.channel, delivery.account, result)] += 1
+        if parked is None:
+            encoded = _encode_delivery(delivery)
+            self.deliveries.append(OutDelivery(delivery.channel, partition, self.urgent, encoded))
+        else:
+            self.deliveries.append(
+                OutDelivery(delivery.channel, partition, False, None, delivery, parked)
+            )
+
+    def park(self, content: bytes, expires: int) -> BodyRef:
+        if not self.parked or self.parked_bytes + len(content) > limits.PARKED_BLOCK_BYTES:
+            self.parked.append([])
+            self.parked_until.append(0)
+            self.parked_bytes = 0
+        block = len(self.parked) - 1
+        self.parked[block].append(content)
+        self.parked_bytes += len(content)
+        self.parked_until[block] = max(self.parked_until[block], expires)
+        return BodyRef(f"{self.block}-{block}", len(self.parked[block]) - 1)
+
+    def count(self, name: str, *labels: str) -> None:
+        self.counts[name, labels] += 1
+
+    # ---- conversations ----------------------------------------------------------------------
+
+    def open(self, key: str, policy: Policy) -> Conversation:
+        """The conversation, unpacked when the turn touches it first."""
+        conversation = self.conversations.get(key)
+        if conversation is None:
+            packed = self.partition.states.get(key)
+            if packed is None:
+                state = ConversationState()
+            else:
+                state = unpack_state(packed)
+                self.state_bytes += len(packed)
+            conversation = self.conversations[key] = Conversation(key, state, policy, self)
+            self.before[key] = state.wake
+        return conversation
+
+    def close(self) -> None:
+        """Pack what was touched, into the partition's memory and for its log record."""
+        partition = self.partition
+        self.at_ms, self.checkpoint = partition.at_ms, dict(partition.checkpoint)
+        states = partition.states
+        for key, conversation in self.conversations.items():
+            packed = pack_state(conversation.state)
+            if packed == _EMPTY_STATE:
+                if states.pop(key, None) is not None:
+                    self.states[key] = None
+                continue
+            if packed != states.get(key):
+                states[key] = self.states[key] = packed
+            partition.schedule(key, self.before[key], conversation.state.wake)
+        self.conversations.clear()
+
+    def missing_blocks(self) -> set[str]:
+        """Names of the parked blocks that released deliveries still need."""
+        return {out.parked.block for out in self.deliveries if out.parked is not None}
+
+    def fill_bodies(self, blocks: Mapping[str, list[bytes]]) -> None:
+        """Put the parked contents into the deliveries that were released."""
+        filled = []
+        for out in self.deliveries:
+            if out.parked is None or out.delivery is None:
+                filled.append(out)
+                continue
+            bodies = blocks.get(out.parked.block)
+            if bodies is None:
+                self._body_lost(out.delivery)
+                continue
+            content = _decode_content(bodies[out.parked.index])
+            out.delivery.content = content_for(content, out.channel)
+            encoded = _encode_delivery(out.delivery)
+            filled.append(OutDelivery(out.channel, out.account_partition, False, encoded))
+        self.deliveries = filled
+
+    def _body_lost(self, delivery: Delivery) -> None:
+        """The ledger no longer has the body: say so instead of sending something else."""
+        self.counts["tact_bodies_lost_total", ()] += 1
+        lost = Outcome(
+            delivery.intent,
+            delivery.app,
+            delivery.customer,
+            "failed",
+            delivery.at,
+            channel=delivery.channel,
+            delivery=delivery.id,
+            reason="its parked body is no longer in the ledger",
+        )
+        self.outcome(lost, delivery.category)
+
+
+_COUNTED_BY_RULE = {
+    "held": "tact_held_by_rule_total",
+    "suppressed": "tact_suppressed_by_rule_total",
+}
+
+
+class Turn:
+    """One turn of a host over the partitions it owns."""
+
+    def __init__(
+        self, partitions: Mapping[int, Partition], partition_count: int, policy: Policy
+    ) -> None:
+        self.owned = partitions
+        self.partition_count = partition_count
+        self.policy = policy
+        self.works: dict[int, Work] = {}
+        self.objects = 0
+        self.payload_bytes = 0
+        self.bulk_objects = 0
+        """Of the normal and bulk lanes; kept by the runner."""
+        self.urgent_deliveries = 0
+        self.state_bytes = 0
+        """Of the partition with the largest log record so far."""
+
+    @property
+    def empty(self) -> bool:
+        return not self.works
+
+    @property
+    def full(self) -> bool:
+        """Whether the turn must be committed before it takes more."""
+        return (
+            self.objects >= limits.TURN_INTENTS
+            or self.payload_bytes >= limits.TURN_PAYLOAD_BYTES
+            or self.urgent_deliveries >= limits.TURN_URGENT
+            or self.state_bytes >= limits.TURN_STATE_BYTES
+        )
+
+    def receive(self, message: IntakeMessage, clock_ms: int) -> int:
+        """Decide one message; returns how many objects it held (0: not ours, or decided before)."""
+        partition = self.owned.get(message.partition)
+        if partition is None or partition.lost:
+            return 0
+        if message.sequence <= partition.checkpoint[message.lane]:
+            return 0
+        now = partition.at_ms = max(clock_ms, partition.at_ms)
+        work = self._work(partition)
+        work.urgent = message.lane == "urgent"
+        lane, source = message.lane, message.source
+        deliveries = len(work.deliveries)
+        items = decode(lane, source, message.payload, message.packed)
+        for item in items:
+            if isinstance(item, Rejection):
+                self._reject(work, message, item, now)
+                continue
+            key = item.customer
+            if (
+                key not in work.conversations
+                and key not in partition.states
+                and partition_of(key, self.partition_count) != partition.number
+            ):
+                reason = "customer does not match the subject: it belongs to another partition"
+                name = item.delivery if hasattr(item, "delivery") else item.id
+                self._reject(work, message, Rejection(reason, name, key), now)
+                continue
+            conversation = work.open(key, self.policy)
+            if 0 < conversation.state.wake <= now:
+                conversation.wake(now)  # wake-ups due go before an arrival
+            conversation.receive(item, message.stored_ms, now)
+        partition.checkpoint[lane] = message.sequence
+        count = len(items)
+        if lane in _INTENT_LANES:
+            work.counts["tact_intents_total", (source, lane)] += count
+        work.inputs.append((lane, message.stored_ms, count))
+        self._account(work, count, len(message.payload))
+        if work.urgent:
+            self.urgent_deliveries += len(work.deliveries) - deliveries
+            work.urgent = False
+        return count
+
+    def wake(self, partition: Partition, key: str, clock_ms: int) -> None:
+        """Decide again what is due for one conversation."""
+        now = partition.at_ms = max(clock_ms, partition.at_ms)
+        work = self._work(partition)
+        work.open(key, self.policy).wake(now)
+        self._account(work, 1, 0)
+
+    def close(self) -> list[Work]:
+        """The turn's work, packed; the partitions' memories have moved on to it."""
+        for work in self.works.values():
+            work.close()
+        return list(self.works.values())
+
+    def _work(self, partition: Partition) -> Work:
+        work = self.works.get(partition.number)
+        if work is None:
+            work = self.works[partition.number] = Work(partition, self.partition_count)
+        return work
+
+    def _account(self, work: Work, objects: int, payload_bytes: int) -> None:
+        work.state_bytes += objects * _OBJECT_GROWTH_BYTES
+        self.objects += objects
+        self.payload_bytes += payload_bytes
+        self.state_bytes = max(self.state_bytes, work.state_bytes)
+
+    def _reject(self, work: Work, message: IntakeMessage, rejection: Rejection, now: int) -> None:
+        work.counts["tact_rejected_total", (message.lane,)] += 1
+        work.outcome(
+            Outcome(
+                rejection.id,
+                message.source,
+                rejection.customer,
+                "rejected",
+                rfc3339(now),
+                reason=rejection.reason,
+            ),
+            "",
+        )
+
+
+_INTENT_LANES = frozenset(("urgent", "normal", "bulk"))
