@@ -1,0 +1,503 @@
+"""A second implementation of docs/policy.md, for tests only: slow, obvious and independent.
+
+It shares no code with the product and reads the document as plain TOML. Numbers in comments are
+the steps of "Deciding an intent at time t" in docs/policy.md. Where the product keeps what it needs
+and computes, this one keeps everything and searches: dispatches and ids are never forgotten, and
+what depends on local time is found by trying instants (`tests/support/wallclock.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tests.support.wallclock import (
+    DAY_MS,
+    local,
+    period,
+    period_end,
+    quiet_window,
+    say_time,
+    to_ms,
+    window_end,
+)
+
+LOOK_AHEAD_MS = 366 * DAY_MS
+UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
+RANKS = ("dispatched", "unknown", "sent", "failed", "delivered", "read")
+RULES = (("cap", "caps"), ("gap", "gaps"), ("quiet", "quiet"), ("presence", "presence"))
+
+
+class Block(NamedTuple):
+    """One rule that forbids a channel; `ready` is None when it never stops doing so."""
+
+    rule: str
+    kind: str
+    action: str
+    ready: int | None
+
+
+class Answer(NamedTuple):
+    """What the route says at one moment: dispatch, hold (until `ready`) or suppressed."""
+
+    verdict: str
+    channel: str | None
+    blocks: list[Block]
+    ready: int | None = None
+
+
+@dataclass
+class Dispatch:
+    delivery: str
+    at: int
+    app: str
+    intent: str
+    category: str
+    channel: str
+    account: str
+    status: str = "dispatched"
+
+
+@dataclass
+class Piece:
+    """One intent to decide, or one channel of a combined send."""
+
+    id: str
+    app: str
+    category: str
+    priority: int
+    route: list[str]
+    combined: bool
+    attempt: int
+    accepted: int
+    stated: int | None
+    expires: int
+    not_before: int | None
+    collapse_key: str | None
+    account: str | None
+    released: dict[str, int] = field(default_factory=dict)
+    """Quiet rule with `spread` to the moment until which it goes on blocking this piece."""
+    wake: int = 0
+
+
+@dataclass
+class Customer:
+    key: str
+    zone: str | None = None
+    owner: str | None = None
+    to: dict[str, str] = field(default_factory=dict)
+    dnd: dict[str, int | None] = field(default_factory=dict)
+    takeover: tuple[str, int | None] | None = None
+    inbound: int | None = None
+    dispatches: list[Dispatch] = field(default_factory=list)
+    held: list[Piece] = field(default_factory=list)
+    """In the order of acceptance."""
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+
+def simulate(policy: dict[str, Any], events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outcomes in the order decided; `events` as in the contract's "Simulation", each valid."""
+    hub = Reference(policy)
+    for event in events:
+        hub.arrive(event)
+    hub.run_wakes(None)
+    return hub.outcomes
+
+
+class Reference:
+    """Every conversation of a hub, in virtual time."""
+
+    def __init__(self, policy: dict[str, Any]) -> None:
+        self.policy = policy
+        self.customers: dict[str, Customer] = {}
+        self.outcomes: list[dict[str, Any]] = []
+        self.now = 0
+
+    # ---- time ---------------------------------------------------------------------------------
+
+    def arrive(self, event: dict[str, Any]) -> None:
+        at = to_ms(event["at"])
+        self.run_wakes(at)
+        assert at >= self.now, "events are given in time order"
+        self.now = at
+        customer = self.customers.setdefault(event["customer"], Customer(event["customer"]))
+        if event["type"] == "intent":
+            self.intent(customer, event)
+        elif event["type"] == "receipt":
+            self.receipt(customer, event)
+        elif event["type"] == "inbound":
+            customer.inbound = at
+        else:
+            self.command(customer, event)
+
+    def run_wakes(self, until: int | None) -> None:
+        """7. Everything due at or before `until` (None: everything) at its own time."""
+        while True:
+            due = [(p.wake, c.key) for c in self.customers.values() for p in c.held]
+            if not due or (until is not None and min(due)[0] > until):
+                return
+            when, key = min(due)
+            self.now = when
+            customer = self.customers[key]
+            self.decide_all(customer, [p for p in customer.held if p.wake == when], when)
+
+    # ---- what arrives --------------------------------------------------------------------------
+
+    def intent(self, customer: Customer, event: dict[str, Any]) -> None:
+        """1. Refuse, or take note of what the intent says of the customer; then decide."""
+        category = self.policy["categories"].get(event["category"])
+        route = event.get("route") or (category["route"] if category else [])
+        content = event["content"]
+        if "text" not in content and "*" not in content:
+            route = [channel for channel in route if channel in content]
+        if category is None or not route:
+            self.say(customer, event["app"], event["id"], "rejected", self.now)
+            return
+        if (event["app"], event["id"]) in customer.seen:
+            self.say(customer, event["app"], event["id"], "duplicate", self.now)
+            return
+        customer.seen.add((event["app"], event["id"]))
+        customer.to.update(event.get("to") or {})
+        customer.zone = event.get("timezone") or customer.zone
+        key = event.get("collapse_key")
+        if key is not None:  # 8
+            for old in [p for p in customer.held if (p.app, p.collapse_key) == (event["app"], key)]:
+                customer.held.remove(old)
+                self.say_piece(customer, old, "superseded")
+        for piece in self.pieces(event, category, route):
+            self.decide(customer, piece, self.now)
+
+    def pieces(
+        self, event: dict[str, Any], category: dict[str, Any], route: list[str]
+    ) -> list[Piece]:
+        """10. One for the whole route, or one for each channel of a combined send."""
+        combined = event.get("reach", "first") == "all"
+        stated = to_ms(event["expires_at"]) if event.get("expires_at") else None
+        hold_max = duration_ms(self.policy.get("hold_max", "72h"))
+        priority = event.get("priority")
+        return [
+            Piece(
+                id=event["id"],
+                app=event["app"],
+                category=event["category"],
+                priority=category.get("priority", 5) if priority is None else priority,
+                route=part,
+                combined=combined,
+                attempt=1 + index,
+                accepted=self.now,
+                stated=stated,
+                expires=self.now + hold_max if stated is None else stated,
+                not_before=to_ms(event["not_before"]) if event.get("not_before") else None,
+                collapse_key=event.get("collapse_key"),
+                account=event.get("account"),
+            )
+            for index, part in enumerate([[c] for c in route] if combined else [route])
+        ]
+
+    def receipt(self, customer: Customer, event: dict[str, Any]) -> None:
+        """The provider's word: only ever forwards; `unknown` is noted and not told."""
+        for sent in customer.dispatches:
+            if sent.delivery != event["delivery"]:
+                continue
+            if RANKS.index(event["status"]) > RANKS.index(sent.status):
+                sent.status = event["status"]
+                if sent.status != "unknown":
+                    about = {"channel": sent.channel, "delivery": sent.delivery}
+                    self.say(customer, sent.app, sent.intent, sent.status, self.now, **about)
+
+    def command(self, customer: Customer, event: dict[str, Any]) -> None:
+        """Change the conversation; 9. decide all that is held again if it is different now."""
+        before = self.what_matters(customer)
+        until = to_ms(event["until"]) if event.get("until") else None
+        if event["op"] == "dnd.set":
+            customer.dnd[event["scope"]] = until
+        elif event["op"] == "dnd.clear":
+            customer.dnd.pop(event["scope"], None)
+        elif event["op"] == "profile.set":
+            customer.zone = event.get("timezone") or customer.zone
+            customer.to.update(event.get("to") or {})
+            customer.owner = event.get("owner") or customer.owner
+        elif event["op"] == "takeover":
+            customer.takeover = (event["agent"], until)
+        elif event["op"] == "release":
+            customer.takeover = None
+        elif event["op"] == "cancel":
+            asked = (event["app"], event["intent"])
+            self.cancel(customer, [p for p in customer.held if (p.app, p.id) == asked])
+        elif event["op"] == "forget":
+            self.cancel(customer, list(customer.held))
+            customer.to, customer.zone, customer.owner = {}, None, None
+            customer.inbound, customer.takeover = None, None
+        if self.what_matters(customer) != before:
+            self.decide_all(customer, list(customer.held), self.now)
+
+    @staticmethod
+    def what_matters(customer: Customer) -> Any:
+        return (dict(customer.dnd), customer.zone, dict(customer.to), customer.takeover)
+
+    def cancel(self, customer: Customer, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            customer.held.remove(piece)
+            self.say_piece(customer, piece, "cancelled")
+
+    # ---- deciding ------------------------------------------------------------------------------
+
+    def decide_all(self, customer: Customer, pieces: list[Piece], t: int) -> None:
+        """7. Priority high to low, then expiry soonest first (none last), then acceptance."""
+        in_order = sorted(
+            pieces,
+            key=lambda p: (
+                -p.priority,
+                p.stated is None,
+                p.stated or 0,
+                customer.held.index(p),
+            ),
+        )
+        for piece in in_order:
+            self.decide(customer, piece, t)
+
+    def decide(self, customer: Customer, piece: Piece, t: int) -> None:
+        """2. to 6. for one piece: exactly one outcome."""
+        was_held = piece in customer.held
+        if piece.expires <= t:
+            if was_held:
+                customer.held.remove(piece)
+            self.say_piece(customer, piece, "expired", t)
+            return
+        if piece.not_before is not None and piece.not_before > t:
+            wait = Block("not-before", "schedule", "hold", piece.not_before)
+            answer = Answer("hold", None, [wait], piece.not_before)
+        else:
+            answer = self.ask(customer, piece, t)
+        state, eligible = answer.verdict, None
+        if state == "hold":
+            state, eligible = self.look_ahead(customer, piece, t, answer.ready)
+        if state == "held" and not was_held:
+            customer.held.append(piece)
+        if state != "held" and was_held:
+            customer.held.remove(piece)
+        if state == "held":
+            piece.wake = piece.expires if eligible is None else eligible
+            self.say_piece(customer, piece, "held", t, answer, next_eligible_at=eligible)
+        elif state == "suppressed":
+            self.say_piece(customer, piece, "suppressed", t, answer._replace(channel=None))
+        else:
+            delivery = f"{piece.app}:{piece.id}:{piece.attempt}"
+            account = self.account(customer, piece, answer.channel)
+            customer.dispatches.append(
+                Dispatch(delivery, t, piece.app, piece.id, piece.category, answer.channel, account)
+            )
+            self.say_piece(customer, piece, "dispatched", t, answer, delivery=delivery)
+
+    def look_ahead(
+        self, customer: Customer, piece: Piece, t: int, ready: int | None
+    ) -> tuple[str, int | None]:
+        """6. Held and when to go, held for good (None), or suppressed."""
+        while ready is not None:
+            if ready >= piece.expires or ready > t + LOOK_AHEAD_MS:
+                return "suppressed", None
+            answer = self.ask(customer, piece, ready)
+            if answer.verdict == "dispatch":
+                return "held", ready
+            if answer.verdict == "suppressed":
+                return "suppressed", None
+            ready = answer.ready
+        return "held", None
+
+    def ask(self, customer: Customer, piece: Piece, t: int) -> Answer:
+        """4. and 5. Go through the route at one moment. Notes spread moments in the piece."""
+        found: list[Block] = []
+        skipped: list[tuple[str, int]] = []
+        for channel in piece.route:
+            blocks = self.blocks(customer, piece, channel, t)
+            found += [block for block in blocks if block not in found]
+            actions = {block.action for block in blocks}
+            if not blocks:
+                return Answer("dispatch", channel, found)
+            if "drop" in actions:
+                return Answer("suppressed", None, found)
+            if "next" not in actions:
+                return Answer("hold", channel, found, latest(blocks))
+            when = latest(blocks)
+            if when is not None:
+                skipped.append((channel, when))
+        if not skipped:
+            return Answer("suppressed", None, found)
+        channel, when = min(skipped, key=lambda pair: pair[1])  # the first of equals
+        return Answer("hold", channel, found, when)
+
+    # ---- the rules -----------------------------------------------------------------------------
+
+    def blocks(self, customer: Customer, piece: Piece, channel: str, t: int) -> list[Block]:
+        """Everything that forbids this channel at t, in the order outcomes name it."""
+        bypass = self.policy["categories"][piece.category].get("bypass", [])
+        found = []
+        if channel not in customer.to:
+            found.append(Block("address", "address", "next", None))
+        if "dnd" not in bypass:
+            for scope in ("all", f"category:{piece.category}", f"channel:{channel}"):
+                if scope in customer.dnd:
+                    until = customer.dnd[scope]
+                    if until is None:
+                        found.append(Block(f"dnd:{scope}", "dnd", "next", None))
+                    elif t < until:
+                        found.append(Block(f"dnd:{scope}", "dnd", "hold", until))
+        asked = {"cap": self.cap, "gap": self.gap, "quiet": self.quiet, "presence": self.presence}
+        for kind, section in RULES:
+            if kind in bypass:
+                continue
+            for rule in self.policy.get(section, []):
+                if matches(rule, piece.category, channel, piece.app):
+                    blocked, ready = asked[kind](rule, customer, piece, channel, t)
+                    if blocked:
+                        found.append(Block(rule["name"], kind, rule["on"], ready))
+        return found
+
+    def cap(
+        self, rule: dict[str, Any], customer: Customer, piece: Piece, channel: str, t: int
+    ) -> tuple[bool, int | None]:
+        limit = rule["limit"]
+        reserve = rule.get("reserve")
+        if reserve and piece.priority < reserve["priority"]:
+            limit -= reserve["slots"]
+        per = rule.get("per", "customer")
+        account = self.account(customer, piece, channel)
+        counted = [
+            sent.at
+            for sent in customer.dispatches
+            if counts(rule, sent)
+            and (per != "channel" or sent.channel == channel)
+            and (per != "account" or sent.account == account)
+        ]
+        window = rule["window"]
+        if window in ("day", "week", "month"):
+            zone = self.zone(customer)
+            now = period(window, zone, t)
+            if sum(period(window, zone, at) == now for at in counted) < limit:
+                return False, None
+            return True, period_end(window, zone, t)
+        width = duration_ms(window)
+        inside = sorted(at for at in counted if t - width < at <= t)
+        if len(inside) < limit:
+            return False, None
+        return True, inside[-limit] + width
+
+    def gap(
+        self, rule: dict[str, Any], customer: Customer, piece: Piece, channel: str, t: int
+    ) -> tuple[bool, int | None]:
+        sent = [sent.at for sent in customer.dispatches if counts(rule, sent)]
+        if sent and t - max(sent) < duration_ms(rule["min"]):
+            return True, max(sent) + duration_ms(rule["min"])
+        return False, None
+
+    def quiet(
+        self, rule: dict[str, Any], customer: Customer, piece: Piece, channel: str, t: int
+    ) -> tuple[bool, int | None]:
+        zone = self.zone(customer)
+        window = quiet_window(rule)
+        inside = window.covers(local(t, zone))
+        if "spread" not in rule:
+            return inside, (window_end(window, zone, t) if inside else None)
+        if inside:
+            late = fnv1a_32(customer.key) % duration_ms(rule["spread"])
+            ready = window_end(window, zone, t) + late
+            piece.released[rule["name"]] = max(piece.released.get(rule["name"], ready), ready)
+        until = piece.released.get(rule["name"])
+        if until is not None and t < until:
+            return True, until
+        return False, None
+
+    def presence(
+        self, rule: dict[str, Any], customer: Customer, piece: Piece, channel: str, t: int
+    ) -> tuple[bool, int | None]:
+        ready = []
+        if customer.inbound is not None and t - customer.inbound < duration_ms(rule["within"]):
+            ready.append(customer.inbound + duration_ms(rule["within"]))
+        if customer.takeover is not None:
+            until = customer.takeover[1]
+            if until is None:
+                return True, None
+            if t < until:
+                ready.append(until)
+        return bool(ready), max(ready, default=None)
+
+    def zone(self, customer: Customer) -> str:
+        return customer.zone or self.policy["timezone"]
+
+    @staticmethod
+    def account(customer: Customer, piece: Piece, channel: str) -> str:
+        return piece.account or customer.owner or channel
+
+    # ---- outcomes ------------------------------------------------------------------------------
+
+    def say_piece(
+        self,
+        customer: Customer,
+        piece: Piece,
+        state: str,
+        t: int | None = None,
+        answer: Answer | None = None,
+        delivery: str | None = None,
+        next_eligible_at: int | None = None,
+    ) -> None:
+        """An outcome of one piece; a combined send names its channel in every one."""
+        channel = answer.channel if answer else None
+        self.say(
+            customer,
+            piece.app,
+            piece.id,
+            state,
+            self.now if t is None else t,
+            channel=piece.route[0] if piece.combined else channel,
+            delivery=delivery,
+            rules=[say_block(block) for block in answer.blocks] if answer else None,
+            next_eligible_at=None if next_eligible_at is None else say_time(next_eligible_at),
+        )
+
+    def say(
+        self, customer: Customer, app: str, intent: str, state: str, t: int, **more: Any
+    ) -> None:
+        outcome = {"intent": intent, "app": app, "customer": customer.key, "state": state}
+        outcome["at"] = say_time(t)
+        outcome |= {name: value for name, value in more.items() if value}
+        self.outcomes.append(outcome)
+
+
+# ---- words and numbers -------------------------------------------------------------------------
+
+
+def latest(blocks: list[Block]) -> int | None:
+    """The latest ready time, or None when one of them is never ready."""
+    ready = [block.ready for block in blocks]
+    return None if None in ready else max(ready)
+
+
+def matches(rule: dict[str, Any], category: str, channel: str, app: str) -> bool:
+    return (
+        category in rule.get("categories", [category])
+        and channel in rule.get("channels", [channel])
+        and app in rule.get("apps", [app])
+    )
+
+
+def counts(rule: dict[str, Any], sent: Dispatch) -> bool:
+    """Whether a dispatch counts for a cap or gap: it matches, and was not taken back."""
+    return matches(rule, sent.category, sent.channel, sent.app) and sent.status != "failed"
+
+
+def duration_ms(text: str) -> int:
+    number = text.rstrip("mshd")
+    return int(number) * UNITS_MS[text[len(number) :]]
+
+
+def fnv1a_32(text: str) -> int:
+    value = 0x811C9DC5
+    for byte in text.encode():
+        value = (value ^ byte) * 0x01000193 % 2**32
+    return value
+
+
+def say_block(block: Block) -> dict[str, Any]:
+    said = {"rule": block.rule, "kind": block.kind, "action": block.action}
+    return said if block.ready is None else said | {"ready_at": say_time(block.ready)}
