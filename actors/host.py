@@ -1,0 +1,167 @@
+"""ConversationHost: a Ray actor around a `HostRunner`, and nothing more.
+
+One process that owns partitions and talks to NATS itself; the data path never makes a Ray call. The
+calls here are the supervisor's: place, release, look. Source: docs/architecture.md, "The picture".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from typing import Any
+
+import msgspec
+import structlog
+from hub.ledger.jetstream import JetStreamLedger
+from hub.ledger.questions import serve
+
+from actors.questions import describe
+from actors.runner import HostRunner
+from actors.settings import HubSettings
+from hub.clock import SystemClock
+from hub.contract.subjects import partition_of
+from hub.ledger.connection import Connection, connect
+from hub.metrics import Metrics, Series, Snapshot
+from hub.policy.document import parse_policy
+from hub.policy.policy import Policy
+from hub.policy.state import ConversationState, unpack_state
+
+log = structlog.get_logger("tact.host")
+
+
+class ConversationHost:
+    """Methods are called by the supervisor through Ray. `open()` comes first."""
+
+    def __init__(self, settings: HubSettings, name: str) -> None:
+        self.incarnation = f"{name}-{secrets.token_hex(4)}"
+        self._settings = settings
+        self._name = name
+        self._clock = SystemClock()
+        self._metrics = Metrics()
+        self._policy = Policy(parse_policy(settings.policy))
+        self._connection: Connection | None = None
+        self._ledger: JetStreamLedger | None = None
+        self._runner: HostRunner | None = None
+        self._loop: asyncio.Task[None] | None = None
+        self._answering: dict[int, Any] = {}
+        self._opening = asyncio.Lock()
+
+    async def status(self) -> dict[str, Any]:
+        """What the supervisor and `tact status` see. Opens the host when called first."""
+        runner = await self._open()
+        partitions = [p for p in runner.partitions.values() if not p.lost]
+        await self._answer_for({p.number for p in partitions})
+        assert self._connection is not None and self._ledger is not None
+        return {
+            "name": self._name,
+            "incarnation": self.incarnation,
+            "pid": os.getpid(),
+            "partitions": sorted(p.number for p in partitions),
+            "conversations": sum(len(p.states) for p in partitions),
+            "held": sum(p.held for p in partitions),
+            "pending": runner.pending(),
+            "connected": self._connection.connected,
+            "full": self._ledger.full,
+            "policy": runner.policy.version,
+        }
+
+    async def assign(self, numbers: list[int]) -> list[int]:
+        """Claim partitions; returns those won."""
+        runner = await self._open()
+        won = await runner.assign(numbers)
+        await self._answer_for(set(runner.partitions))
+        return won
+
+    async def release(self, numbers: list[int]) -> None:
+        runner = await self._open()
+        await runner.release(numbers)
+        await self._answer_for(set(runner.partitions))
+
+    async def apply_policy(self, text: str) -> str:
+        """Replace the policy from the next turn on; returns its version. Raises PolicyError."""
+        self._policy = Policy(parse_policy(text))
+        if self._runner is not None:
+            await self._runner.apply_policy(self._policy)
+        return self._policy.version
+
+    async def metrics(self) -> Snapshot:
+        if self._runner is None or self._ledger is None:
+            return Snapshot()
+        partitions = self._runner.partitions.values()
+        gauges: dict[Series, float] = {
+            ("tact_held", ()): sum(p.held for p in partitions),
+            ("tact_conversations", ()): sum(len(p.states) for p in partitions),
+            ("tact_partitions", ()): len(partitions),
+        }
+        positions = {p.number: dict(p.checkpoint) for p in partitions}
+        for (partition, lane), count in (await self._ledger.lag(positions)).items():
+            gauges["tact_lag", (str(partition), lane)] = count
+        snapshot = self._metrics.snapshot(gauges)
+        for reply, count in self._ledger.replies.items():
+            snapshot.counters["tact_commit_replies_total", (reply,)] = count
+        return snapshot
+
+    async def stop(self) -> None:
+        """Finish the turn, commit, disconnect."""
+        if self._runner is not None:
+            await self._answer_for(set())
+            await self._runner.stop()
+        if self._loop is not None:
+            await asyncio.wait([self._loop])
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _open(self) -> HostRunner:
+        async with self._opening:
+            if self._runner is None:
+                settings = self._settings
+                self._connection = await connect(
+                    settings.nats_url,
+                    name=f"tact-{self.incarnation}",
+                    user=settings.user,
+                    password=settings.password,
+                )
+                self._ledger = JetStreamLedger(self._connection, settings.partitions)
+                self._runner = HostRunner(
+                    self._ledger, self._clock, self._policy, self.incarnation, self._metrics
+                )
+                self._loop = asyncio.create_task(self._runner.run())
+                self._loop.add_done_callback(_die_if_failed)
+            return self._runner
+
+    # ---- questions over NATS -------------------------------------------------------------------
+
+    async def _answer_for(self, numbers: set[int]) -> None:
+        """Answer questions about exactly these partitions."""
+        assert self._connection is not None
+        for number in [n for n in self._answering if n not in numbers]:
+            await self._answering.pop(number).unsubscribe()
+        for number in numbers - self._answering.keys():
+            self._answering[number] = await serve(self._connection, number, self._answer)
+
+    async def _answer(self, payload: bytes) -> bytes:
+        question = msgspec.json.decode(payload, type=dict[str, str])
+        key, op = question.get("key", ""), question.get("op")
+        number = partition_of(key, self._settings.partitions)
+        assert self._runner is not None
+        partition = self._runner.partitions.get(number)
+        if op != "customer" or partition is None:
+            return msgspec.json.encode({"error": "not a question this owner can answer"})
+        packed = partition.states.get(key)
+        state = ConversationState() if packed is None else unpack_state(packed)
+        answer = describe(key, state, self._runner.policy, self._clock.now_ms())
+        answer |= {
+            "known": packed is not None,
+            "partition": number,
+            "epoch": partition.epoch,
+            "host": self._name,
+        }
+        return msgspec.json.encode(answer)
+
+
+def _die_if_failed(loop: asyncio.Task[None]) -> None:
+    """A runner that fails has no state worth keeping: Ray starts a new process, which recovers."""
+    if not loop.cancelled() and (error := loop.exception()) is not None:
+        log.error("host-failed", exc_info=error)
+        os._exit(70)

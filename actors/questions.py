@@ -1,0 +1,113 @@
+"""What the owner of a partition answers about one conversation, from the state it decides with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hub.contract.times import rfc3339
+from hub.policy.decide import decide
+from hub.policy.policy import Policy
+from hub.policy.rules import NEVER, Question
+from hub.policy.state import FOREVER, ConversationState, Held
+
+_STATUS = ("dispatched", "unknown", "sent", "failed", "delivered", "read")
+
+
+def describe(key: str, state: ConversationState, policy: Policy, now: int) -> dict[str, Any]:
+    """A conversation in words: profile, DND, counts against each cap, held intents and why."""
+    return {
+        "key": key,
+        "zone": policy.zone_of(state),
+        "owner": state.owner,
+        "to": state.to,
+        "dnd": {scope: _until(until) for scope, until in state.dnd.items()},
+        "takeover": None
+        if state.agent is None
+        else {"agent": state.agent, "until": _until(state.takeover)},
+        "last_inbound_at": rfc3339(state.inbound) if state.inbound else None,
+        "caps": _caps(key, state, policy, now),
+        "held": [_held(key, held, state, policy, now) for held in state.held],
+        "dispatches": [
+            {
+                "at": rfc3339(send.at),
+                "category": send.category,
+                "channel": send.channel,
+                "account": send.account,
+                "app": send.app,
+                "status": _STATUS[send.status],
+            }
+            for send in state.sends
+        ],
+        "policy": policy.version,
+    }
+
+
+def _until(until: int) -> str | None:
+    return None if until == FOREVER else rfc3339(until)
+
+
+def _caps(key: str, state: ConversationState, policy: Policy, now: int) -> list[dict[str, Any]]:
+    """Count and limit of every cap, for each category and channel it can be asked for."""
+    rows = []
+    for cap in policy.caps:
+        for name, category in policy.categories.items():
+            if policy.bypasses(name, "cap"):
+                continue
+            for channel in category.route:
+                # An app filter is left out: the row is for any app the cap names.
+                app = min(cap.apps) if cap.apps else ""
+                if not cap.matches(name, channel, app):
+                    continue
+                question = Question(
+                    key, app, name, category.priority, [channel], NEVER, policy.zone_of(state)
+                )
+                question.channel, question.account = channel, state.owner or channel
+                block = cap.block(question, state, now)
+                row = {
+                    "rule": cap.name,
+                    "category": name,
+                    "channel": channel,
+                    "count": cap.used(question, state, now),
+                    "limit": cap.limit_for(category.priority),
+                }
+                if block is not None:
+                    row["ready_at"] = rfc3339(block.ready)
+                rows.append(row)
+    return rows
+
+
+def _held(
+    key: str, held: Held, state: ConversationState, policy: Policy, now: int
+) -> dict[str, Any]:
+    """A held intent, with the rules that would block it if it were asked now."""
+    question = Question(
+        key,
+        held.app,
+        held.category,
+        held.priority,
+        held.route,
+        held.expires,
+        policy.zone_of(state),
+        held.not_before,
+        held.account,
+        held.spread,
+    )
+    verdict = decide(policy, question, state, now)
+    return {
+        "intent": held.id,
+        "app": held.app,
+        "category": held.category,
+        "route": held.route,
+        "accepted_at": rfc3339(held.accepted),
+        "expires_at": rfc3339(held.expires),
+        "next_eligible_at": rfc3339(held.wake) if held.wake < held.expires else None,
+        "rules": [
+            {
+                "rule": block.rule,
+                "kind": block.kind,
+                "action": block.action,
+                "ready_at": None if block.ready == NEVER else rfc3339(block.ready),
+            }
+            for block in verdict.blocks
+        ],
+    }
