@@ -107,6 +107,8 @@ PING_INTERVAL_S = 10
 COMMIT_TIMEOUT_S = 5.0
 COMMIT_RETRIES = 60
 """Tries of one commit before the host gives its partitions up: about two minutes of backoff."""
+COMMIT_SLICE = 64
+"""Messages of a batch sent between two looks at the event loop."""
 BACKOFF_FIRST_MS = 20
 BACKOFF_MAX_MS = 2_000
 READ_PAGE_MESSAGES = 1_000
@@ -119,6 +121,11 @@ JANITOR_INTERVAL_S = 10.0
 INTAKE_BYTES = 8 * 1024 * MIB
 """Default size of INTAKE. Full means publishers are refused, never that something is dropped."""
 LEDGER_BYTES = 32 * 1024 * MIB
+SNAPSHOTS_BYTES = 8 * 1024 * MIB
+DUPLICATE_WINDOW_S = 120
+"""How long INTAKE itself refuses a repeated Nats-Msg-Id; the server remembers every id so long."""
+SYNC_QUIET_S = 0.5
+"""Silence after which all servers of a cluster have said how they sync."""
 PARTITIONS = 16
 """Default number of conversation partitions; fixed when the streams are created."""
 PARTITIONS_MAX = 256

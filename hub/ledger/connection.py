@@ -22,13 +22,15 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from hub import limits
-from hub.clock import Clock
+from hub.clock import Clock, SystemClock
 from hub.errors import ConfigError
 from hub.ledger.port import LedgerError, LedgerUnavailable, ServerRefused, ServerUnfit
 
 _log = structlog.get_logger(__name__)
 
 API = "$JS.API."
+INBOX = "_HUB"
+"""Not `_INBOX`: where applications may listen to that, they must not hear the hub's replies."""
 _REPLY = msgspec.json.Decoder(dict[str, Any])
 _NO_ANSWER = (
     nats.errors.TimeoutError,
@@ -74,10 +76,10 @@ class Connection:
         return self._clock.steady_s() - self._down_since_s
 
     @property
-    def server_version(self) -> str:
-        """The connected server's version string, as `2.15.1`."""
+    def server_version(self) -> tuple[int, int, int]:
+        """The connected server's version, as (2, 15, 1)."""
         version = self.client.connected_server_version
-        return f"{version.major}.{version.minor}.{version.patch}"
+        return version.major, version.minor, version.patch
 
     def on_reconnect(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` after every reconnect; returns what ends that."""
@@ -152,6 +154,7 @@ class Connection:
     async def close(self) -> None:
         """End the connection. Safe to call twice."""
         if not self.client.is_closed:
+            self._down_since_s = self._clock.steady_s()
             await self.client.close()
 
     async def _open(
@@ -221,21 +224,29 @@ async def connect(
     url: str,
     *,
     name: str,
-    clock: Clock,
+    clock: Clock | None = None,
     user: str | None = None,
     password: str | None = None,
     chance: random.Random | None = None,
     wait_s: float = 10.0,
+    inbox_prefix: str = INBOX,
 ) -> Connection:
     """Connect to one NATS server or, comma separated, to the servers of one cluster.
 
     `name` is shown in the server's monitoring. `chance` spreads the reconnects of many processes.
+    Applications whose user may listen to `_INBOX.>` only give that as `inbox_prefix`.
     Raises LedgerUnavailable when no server answers within `wait_s`, ServerUnfit when the server
     does not take the credentials, ConfigError for what is no address.
     """
-    connection = Connection(Client(), clock, _without_credentials(url))
+    connection = Connection(Client(), clock or SystemClock(), _without_credentials(url))
     await connection._open(
-        url.split(","), wait_s, chance or random.Random(), name=name, user=user, password=password
+        url.split(","),
+        wait_s,
+        chance or random.Random(),
+        name=name,
+        user=user,
+        password=password,
+        inbox_prefix=inbox_prefix,
     )
     return connection
 
@@ -265,6 +276,7 @@ def _mapped(error: Exception, subject: str) -> LedgerError:
         return LedgerUnavailable(
             f"nobody answers {about}: the stream is missing or has no leader right now",
             retry_after_ms=limits.BACKOFF_MAX_MS,
+            no_responders=True,
         )
     if isinstance(error, _NO_ANSWER):
         return LedgerUnavailable(

@@ -175,6 +175,7 @@ class Ledger(Protocol):
     ) -> int:
         """Store all entries or none, as one atomic batch; returns the last entry's sequence.
 
+        The last entry must be a fence (carry `expected`): then all fences moved means all stored.
         Entries are stored contiguously, so entry i of n has sequence `last - (n - 1 - i)`.
         `fences` maps partition to the expected last sequence of its log: the entries that carry
         `expected` (their log records hold `commit_id`). Every server reply has a named outcome; a
