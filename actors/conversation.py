@@ -7,10 +7,12 @@ Source: docs/policy.md, "Deciding an intent".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from hub import limits
 from hub.contract.decode import Message, content_channels, content_for, split_delivery_id
@@ -33,6 +35,7 @@ from hub.contract.types import (
 )
 from hub.policy import seen
 from hub.policy.decide import Verdict, decide
+from hub.policy.document import Category
 from hub.policy.policy import Policy
 from hub.policy.rules import NEVER, Block, Question
 from hub.policy.state import FOREVER, STATUS, ConversationState, Held, Send, intent_hash
@@ -61,21 +64,20 @@ class Effects(Protocol):
         """Add one to a metric of `hub.metrics.TABLE`."""
 
 
+_SEEN_BYTES = limits.REMEMBERED_IDS * seen.RECORD_BYTES
 _NO_CONTENT = msgspec.Raw(b"{}")
 
 
-class Conversation:
+class Conversation(Struct):
     """One customer's conversation (or one group chat's), for the length of a turn."""
 
-    __slots__ = ("effects", "key", "policy", "state")
-
-    def __init__(
-        self, key: str, state: ConversationState, policy: Policy, effects: Effects
-    ) -> None:
-        self.key = key
-        self.state = state
-        self.policy = policy
-        self.effects = effects
+    key: str
+    state: ConversationState
+    policy: Policy
+    effects: Any
+    """`Effects`."""
+    wake_before: int = 0
+    """When it was to be woken before the turn opened it."""
 
     def receive(self, message: Message, accepted: int, now: int) -> None:
         """One message of any lane, accepted by the stream at `accepted`, decided at `now`."""
@@ -95,6 +97,7 @@ class Conversation:
     # ---- intents ---------------------------------------------------------------------------
 
     def _on_intent(self, intent: Intent, accepted: int, now: int) -> None:
+        """Step 1, and the rest for each channel of a combined send, or once for the route."""
         state = self.state
         category = self.policy.categories.get(intent.category)
         if category is None:
@@ -107,7 +110,7 @@ class Conversation:
             return
         name = intent_hash(intent.app, intent.id)
         if self._remembers(intent, name):
-            self._tell(intent.id, intent.app, intent.category, "duplicate", now)
+            self._tell(intent.app, intent.id, intent.category, "duplicate", now)
             return
         if (reason := self._full(now)) is not None:
             self._reject(intent, now, reason)
@@ -118,168 +121,119 @@ class Conversation:
             state.zone = intent.timezone
         if intent.collapse_key is not None and state.held:
             self._supersede(intent, now)
-        self._decide_new(intent, route, name, accepted, now)
+        question = self._question_of(intent, category, route, accepted)
+        if intent.reach == "first":
+            going = self._decide_new(intent, question, name, accepted, now)
+        else:
+            going = False
+            for attempt, channel in enumerate(route, start=1):
+                one = replace(question, route=[channel], attempt=attempt, combined=True)
+                going = self._decide_new(intent, one, name, accepted, now) or going
+        if not going:
+            state.seen = seen.remember(state.seen, name, now)
 
     def _decide_new(
-        self, intent: Intent, route: list[str], name: int, accepted: int, now: int
-    ) -> None:
-        combined = intent.reach == "all"
-        kept = False
-        for index, channels in enumerate([[c] for c in route] if combined else [route]):
-            question = self._question_of(intent, channels, accepted)
-            verdict = decide(self.policy, question, self.state, now)
-            label = channels[0] if combined else verdict.channel or None
-            if verdict.state == "dispatched":
-                content = content_for(intent.content, verdict.channel)
-                self._dispatch(
-                    question, intent.id, name, index + 1, verdict, content, now, intent.trace
-                )
-            elif verdict.state == "held":
-                self._hold(intent, question, index + 1, combined, accepted, verdict, now)
-            else:
-                rules = _rules(verdict.blocks)
-                self._tell(
-                    intent.id,
-                    intent.app,
-                    intent.category,
-                    verdict.state,
-                    now,
-                    channel=label if combined else None,
-                    rules=rules,
-                    decided=True,
-                )
-                continue
-            kept = True
-        if not kept:
-            self.state.seen = seen.remember(self.state.seen, name, now)
+        self, intent: Intent, question: Question, name: bytes, accepted: int, now: int
+    ) -> bool:
+        """Decide what has just arrived. True when it is sent or held, and so remembered as that."""
+        verdict = decide(self.policy, question, self.state, now)
+        if verdict.state == "dispatched":
+            content = content_for(intent.content, verdict.channel)
+            self._dispatch(question, name, verdict, content, None, now)
+            return True
+        if verdict.state == "held":
+            self._hold(intent, question, verdict, accepted, now)
+            return True
+        self._tell_decision(question, verdict.state, now, verdict.blocks)
+        return False
 
-    def _question_of(self, intent: Intent, route: list[str], accepted: int) -> Question:
-        policy = self.policy
-        stated = intent.expires_at
+    def _question_of(
+        self, intent: Intent, category: Category, route: list[str], accepted: int
+    ) -> Question:
+        policy, stated = self.policy, intent.expires_at
         return Question(
             self.key,
             intent.app,
             intent.category,
-            policy.categories[intent.category].priority
-            if intent.priority is None
-            else intent.priority,
+            category.priority if intent.priority is None else intent.priority,
             route,
             accepted + policy.hold_max_ms if stated is None else to_ms(stated),
-            policy.zone_of(self.state),
             0 if intent.not_before is None else to_ms(intent.not_before),
+            self.state.zone or policy.timezone,
             intent.account,
+            None,
+            intent.id,
+            1,
+            False,
+            intent.trace,
         )
 
+    # ---- held intents ----------------------------------------------------------------------
+
     def _hold(
-        self,
-        intent: Intent,
-        question: Question,
-        attempt: int,
-        combined: bool,
-        accepted: int,
-        verdict: Verdict,
-        now: int,
+        self, intent: Intent, question: Question, verdict: Verdict, accepted: int, now: int
     ) -> None:
         parked = self.effects.park(msgspec.json.encode(intent.content), question.expires)
         held = Held(
-            id=intent.id,
-            app=intent.app,
-            category=intent.category,
+            id=question.intent,
+            app=question.app,
+            category=question.category,
             priority=question.priority,
             route=question.route,
-            attempt=attempt,
-            combined=combined,
+            attempt=question.attempt,
+            combined=question.combined,
             accepted=accepted,
             expires=question.expires,
             expires_stated=intent.expires_at is not None,
             not_before=question.not_before,
             collapse_key=intent.collapse_key,
-            account=intent.account,
-            trace=intent.trace,
+            account=question.stated_account,
+            trace=question.trace,
             block=parked.block,
             index=parked.index,
         )
         self.state.held.append(held)
         self._keep(held, question, verdict, now)
 
-    # ---- held intents ----------------------------------------------------------------------
+    def _keep(self, held: Held, question: Question, verdict: Verdict, now: int) -> None:
+        """Hold until next_eligible_at; or until a command releases it, or it expires."""
+        held.spread = question.spread
+        held.wake = held.expires if verdict.ready == NEVER else verdict.ready
+        self._set_wake()
+        self._tell_decision(
+            question, "held", now, verdict.blocks, verdict.channel or None, ready=verdict.ready
+        )
 
     def _decide_again(self, due: list[Held], now: int) -> None:
         """Step 7: everything is asked again, in the order of priority, expiry, acceptance."""
         for held in sorted(due, key=_release_order):
-            question = self._question_of_held(held)
+            question = question_of_held(self.key, held, self.policy.zone_of(self.state))
             verdict = decide(self.policy, question, self.state, now)
             if verdict.state == "held":
                 self._keep(held, question, verdict, now)
                 continue
             self.state.held.remove(held)
-            name = intent_hash(held.app, held.id)
             if verdict.state == "dispatched":
-                ref = BodyRef(held.block, held.index)
-                self._dispatch(question, held.id, name, held.attempt, verdict, ref, now, held.trace)
+                name, parked = intent_hash(held.app, held.id), BodyRef(held.block, held.index)
+                self._dispatch(question, name, verdict, _NO_CONTENT, parked, now)
             else:
-                self._end(held, verdict.state, now, verdict.blocks)
+                self._remember_ended(held, now)
+                self._tell_decision(question, verdict.state, now, verdict.blocks)
         self._set_wake()
 
-    def _question_of_held(self, held: Held) -> Question:
-        return Question(
-            self.key,
-            held.app,
-            held.category,
-            held.priority,
-            held.route,
-            held.expires,
-            self.policy.zone_of(self.state),
-            held.not_before,
-            held.account,
-            held.spread,
-        )
-
-    def _keep(self, held: Held, question: Question, verdict: Verdict, now: int) -> None:
-        held.spread = question.spread
-        held.wake = held.expires if verdict.eligible == NEVER else verdict.eligible
+    def _drop_held(self, gone: list[Held], state: str, now: int, reason: str | None = None) -> None:
+        """Held intents that will not be sent because somebody said so."""
+        for held in gone:
+            self.state.held.remove(held)
+            self._remember_ended(held, now)
+            channel = held.route[0] if held.combined else None
+            self._tell(held.app, held.id, held.category, state, now, channel, reason=reason)
         self._set_wake()
-        self._tell(
-            held.id,
-            held.app,
-            held.category,
-            "held",
-            now,
-            channel=held.route[0] if held.combined else verdict.channel or None,
-            rules=_rules(verdict.blocks),
-            eligible=verdict.eligible,
-            decided=True,
-        )
 
-    def _end(
-        self,
-        held: Held,
-        state: str,
-        now: int,
-        blocks: Iterable[Block] = (),
-        reason: str | None = None,
-    ) -> None:
-        """A held intent that will not be sent: say why, and go on remembering its id."""
+    def _remember_ended(self, held: Held, now: int) -> None:
         name = intent_hash(held.app, held.id)
         if not seen.remembers(self.state.seen, name):
             self.state.seen = seen.remember(self.state.seen, name, now)
-        self._tell(
-            held.id,
-            held.app,
-            held.category,
-            state,
-            now,
-            channel=held.route[0] if held.combined else None,
-            rules=_rules(blocks),
-            reason=reason,
-            decided=state in ("suppressed", "expired"),
-        )
-
-    def _drop_held(self, gone: list[Held], state: str, now: int, reason: str | None = None) -> None:
-        for held in gone:
-            self.state.held.remove(held)
-            self._end(held, state, now, reason=reason)
-        self._set_wake()
 
     def _supersede(self, intent: Intent, now: int) -> None:
         """Step 8: a newer intent of the same app and collapse key replaces what is still held."""
@@ -298,52 +252,39 @@ class Conversation:
     def _dispatch(
         self,
         question: Question,
-        intent_id: str,
-        name: int,
-        attempt: int,
+        name: bytes,
         verdict: Verdict,
-        content: msgspec.Raw | BodyRef,
+        content: msgspec.Raw,
+        parked: BodyRef | None,
         now: int,
-        trace: str | None,
     ) -> None:
-        channel, app = verdict.channel, question.app
-        state = self.state
-        _trim_sends(state.sends, now - self.policy.send_memory_ms)
-        state.sends.append(
-            Send(now, question.category, channel, app, question.account, name, attempt)
-        )
-        delivery_id = f"{app}:{intent_id}:{attempt}"
-        parked = content if isinstance(content, BodyRef) else None
+        """Hand over to the channel and count it; both are in the same commit."""
+        state, channel = self.state, verdict.channel
+        app, category, account = question.app, question.category, question.account
+        if state.sends:
+            _trim_sends(state.sends, now - self.policy.send_memory_ms)
+        state.sends.append(Send(now, category, channel, app, account, name, question.attempt))
+        delivery = f"{app}:{question.intent}:{question.attempt}"
         self.effects.deliver(
             Delivery(
-                id=delivery_id,
-                intent=intent_id,
-                app=app,
-                customer=self.key,
-                category=question.category,
-                priority=question.priority,
-                channel=channel,
-                account=question.account,
-                to=state.to[channel],
-                content=_NO_CONTENT if isinstance(content, BodyRef) else content,
-                attempt=attempt,
-                at=rfc3339(now),
-                expires_at=rfc3339(question.expires),
-                trace=trace,
+                delivery,
+                question.intent,
+                app,
+                self.key,
+                category,
+                question.priority,
+                channel,
+                account,
+                state.to[channel],
+                content,
+                question.attempt,
+                rfc3339(now),
+                rfc3339(question.expires),
+                question.trace,
             ),
             parked,
         )
-        self._tell(
-            intent_id,
-            app,
-            question.category,
-            "dispatched",
-            now,
-            channel=channel,
-            delivery=delivery_id,
-            rules=_rules(verdict.blocks),
-            decided=True,
-        )
+        self._tell_decision(question, "dispatched", now, verdict.blocks, channel, delivery)
 
     # ---- receipts, inbound, commands ---------------------------------------------------------
 
@@ -371,14 +312,7 @@ class Conversation:
                 " ".join(part for part in (receipt.failure, receipt.code) if part) or "provider"
             )
         self._tell(
-            intent,
-            app,
-            send.category,
-            receipt.status,
-            now,
-            channel=send.channel,
-            delivery=receipt.delivery,
-            reason=reason,
+            app, intent, send.category, receipt.status, now, send.channel, receipt.delivery, reason
         )
 
     def _on_inbound(self, inbound: Inbound, now: int) -> None:
@@ -430,67 +364,104 @@ class Conversation:
 
     # ---- memory and words ----------------------------------------------------------------------
 
-    def _remembers(self, intent: Intent, name: int) -> bool:
+    def _remembers(self, intent: Intent, name: bytes) -> bool:
         state = self.state
-        return (
-            seen.remembers(state.seen, name)
-            or any(send.intent == name for send in state.sends)
-            or any(held.id == intent.id and held.app == intent.app for held in state.held)
-        )
+        for send in state.sends:
+            if send.intent == name:
+                return True
+        for held in state.held:
+            if held.id == intent.id and held.app == intent.app:
+                return True
+        return seen.remembers(state.seen, name)
 
     def _full(self, now: int) -> str | None:
         """Why this conversation can take no more intents now, or None."""
-        if len(self.state.held) >= limits.HELD_INTENTS:
+        state = self.state
+        if len(state.held) >= limits.HELD_INTENTS:
             return f"{limits.HELD_INTENTS} intents are held for this customer already"
-        if seen.count(self.state.seen) >= limits.REMEMBERED_IDS:
-            self.state.seen = seen.forget(self.state.seen, now)
-        if seen.count(self.state.seen) >= limits.REMEMBERED_IDS:
-            return f"more than {limits.REMEMBERED_IDS} intents for this customer in 24 h"
+        if len(state.seen) >= _SEEN_BYTES:
+            state.seen = seen.forget(state.seen, now)
+            if len(state.seen) >= _SEEN_BYTES:
+                return f"more than {limits.REMEMBERED_IDS} intents for this customer in 24 h"
         return None
 
     def _reject(self, message: Intent | AnyCommand, now: int, reason: str) -> None:
         category = message.category if isinstance(message, Intent) else ""
         known = category if category in self.policy.categories else ""
-        self._tell(message.id, message.app, known, "rejected", now, reason=reason)
+        self._tell(message.app, message.id, known, "rejected", now, reason=reason)
 
-    def _tell(
+    def _tell_decision(
         self,
-        intent: str,
-        app: str,
-        category: str,
+        question: Question,
         state: str,
         now: int,
-        *,
+        blocks: tuple[Block, ...],
         channel: str | None = None,
         delivery: str | None = None,
-        rules: list[RuleBlock] | None = None,
-        eligible: int = NEVER,
-        reason: str | None = None,
-        decided: bool = False,
+        ready: int = NEVER,
     ) -> None:
+        """The outcome of asking the policy: with the rules that blocked, and its version."""
         self.effects.outcome(
             Outcome(
-                intent,
-                app,
+                question.intent,
+                question.app,
                 self.key,
                 state,  # type: ignore[arg-type]
                 rfc3339(now),
-                channel,
+                question.route[0] if question.combined else channel,
                 delivery,
-                rules,
-                None if eligible == NEVER else rfc3339(eligible),
-                reason,
-                self.policy.version if decided else None,
+                [_rule(block) for block in blocks] if blocks else None,
+                None if ready == NEVER else rfc3339(ready),
+                None,
+                self.policy.version,
             ),
+            question.category,
+        )
+
+    def _tell(
+        self,
+        app: str,
+        intent: str,
+        category: str,
+        state: str,
+        now: int,
+        channel: str | None = None,
+        delivery: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """An outcome that no rule has decided."""
+        at = rfc3339(now)
+        self.effects.outcome(
+            Outcome(intent, app, self.key, state, at, channel, delivery, reason=reason),  # type: ignore[arg-type]
             category,
         )
 
 
-def _rules(blocks: Iterable[Block]) -> list[RuleBlock] | None:
-    return [
-        RuleBlock(b.rule, b.kind, b.action, None if b.ready == NEVER else rfc3339(b.ready))  # type: ignore[arg-type]
-        for b in blocks
-    ] or None
+def question_of_held(key: str, held: Held, zone: str) -> Question:
+    """A held intent as it is asked again."""
+    return Question(
+        key,
+        held.app,
+        held.category,
+        held.priority,
+        held.route,
+        held.expires,
+        held.not_before,
+        zone,
+        held.account,
+        held.spread,
+        held.id,
+        held.attempt,
+        held.combined,
+        held.trace,
+    )
+
+
+@lru_cache(maxsize=4_096)
+def _rule(block: Block) -> RuleBlock:
+    """Many customers are blocked by the same rule until the same moment; the result is shared."""
+    ready = None if block.ready == NEVER else rfc3339(block.ready)
+    return RuleBlock(block.rule, block.kind, block.action, ready)  # type: ignore[arg-type]
 
 
 def _release_order(held: Held) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from actors.conversation import question_of_held
 from hub.contract.times import rfc3339
 from hub.policy.decide import decide
 from hub.policy.policy import Policy
@@ -59,9 +60,19 @@ def _caps(key: str, state: ConversationState, policy: Policy, now: int) -> list[
                 if not cap.matches(name, channel, app):
                     continue
                 question = Question(
-                    key, app, name, category.priority, [channel], NEVER, policy.zone_of(state)
+                    key,
+                    app,
+                    name,
+                    category.priority,
+                    [channel],
+                    expires=NEVER,
+                    not_before=0,
+                    zone=policy.zone_of(state),
+                    stated_account=None,
+                    spread=None,
+                    channel=channel,
+                    account=state.owner or channel,
                 )
-                question.channel, question.account = channel, state.owner or channel
                 block = cap.block(question, state, now)
                 row = {
                     "rule": cap.name,
@@ -80,18 +91,7 @@ def _held(
     key: str, held: Held, state: ConversationState, policy: Policy, now: int
 ) -> dict[str, Any]:
     """A held intent, with the rules that would block it if it were asked now."""
-    question = Question(
-        key,
-        held.app,
-        held.category,
-        held.priority,
-        held.route,
-        held.expires,
-        policy.zone_of(state),
-        held.not_before,
-        held.account,
-        held.spread,
-    )
+    question = question_of_held(key, held, policy.zone_of(state))
     verdict = decide(policy, question, state, now)
     return {
         "intent": held.id,

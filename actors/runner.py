@@ -20,7 +20,7 @@ from actors.partition import Partition
 from actors.turn import Turn, Work
 from hub import limits
 from hub.clock import Clock
-from hub.contract.subjects import LANES
+from hub.contract.subjects import INTENT_LANES, LANES
 from hub.errors import TactError
 from hub.ledger.port import FenceLost, IntakeMessage, Ledger, PartitionImage
 from hub.metrics import Metrics
@@ -300,9 +300,10 @@ class HostRunner:
         metrics.observe("tact_commit_seconds", self._clock.steady_s() - started_s)
         objects = 0
         for work in works:
-            for (name, labels), count in work.counts.items():
-                metrics.add(name, labels, count)
-            for lane, stored_ms, count in work.inputs:
+            metrics.add_all(work.counted)
+            for lane, source, stored_ms, count in work.inputs:
+                if lane in INTENT_LANES:
+                    metrics.add("tact_intents_total", (source, lane), count)
                 seconds = max(0, now - stored_ms) / 1000
                 metrics.observe("tact_decision_seconds", seconds, (lane,), count)
                 objects += count

@@ -7,7 +7,6 @@ partition touched: deliveries, outcomes, parked bodies, changed states and the c
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,11 +16,12 @@ from msgspec import Raw
 from actors.conversation import BodyRef, Conversation
 from actors.partition import Partition
 from hub import limits
-from hub.contract.decode import Rejection, content_for, decode
+from hub.contract.decode import Message, Rejection, content_for, decode
 from hub.contract.subjects import account_partition, partition_of
 from hub.contract.times import rfc3339
-from hub.contract.types import Delivery, Outcome
+from hub.contract.types import Delivery, Outcome, Receipt
 from hub.ledger.port import IntakeMessage
+from hub.metrics import Series
 from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, pack_state, unpack_state
 
@@ -50,11 +50,10 @@ class Work:
 
     __slots__ = (
         "at_ms",
-        "before",
         "block",
         "checkpoint",
         "conversations",
-        "counts",
+        "counted",
         "deliveries",
         "inputs",
         "outcomes",
@@ -76,8 +75,6 @@ class Work:
         partition.turns += 1
         self.block = f"{partition.epoch}-{partition.turns}"
         self.conversations: dict[str, Conversation] = {}
-        self.before: dict[str, int] = {}
-        """Wake of each conversation when the turn opened it."""
         self.outcomes: list[tuple[str, bytes]] = []
         self.deliveries: list[OutDelivery] = []
         self.parked: list[list[bytes]] = []
@@ -86,9 +83,10 @@ class Work:
         self.parked_bytes = 0
         self.states: dict[str, bytes | None] = {}
         self.state_bytes = 0
-        self.counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
-        self.inputs: list[tuple[str, int, int]] = []
-        """(lane, stored_ms, objects) of every message decided."""
+        self.counted: list[Series] = []
+        """One entry for each time a metric goes up by one."""
+        self.inputs: list[tuple[str, str, int, int]] = []
+        """(lane, source, stored_ms, objects) of every message decided."""
         self.urgent = False
         """Whether what is being decided came on the urgent lane."""
 
@@ -96,16 +94,16 @@ class Work:
 
     def outcome(self, outcome: Outcome, category: str) -> None:
         self.outcomes.append((outcome.app, _encode_outcome(outcome)))
-        counts = self.counts
-        counts["tact_outcomes_total", (outcome.state, category, outcome.channel or "")] += 1
-        if outcome.rules is not None and outcome.state in _COUNTED_BY_RULE:
+        state, counted = outcome.state, self.counted
+        counted.append(("tact_outcomes_total", (state, category, outcome.channel or "")))
+        if outcome.rules is not None and (name := _COUNTED_BY_RULE.get(state)) is not None:
             for block in outcome.rules:
-                counts[_COUNTED_BY_RULE[outcome.state], (block.rule,)] += 1
+                counted.append((name, (block.rule,)))
 
     def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
         partition = account_partition(delivery.account, self.partitions)
-        result = "dispatched"
-        self.counts["tact_deliveries_total", (delivery.channel, delivery.account, result)] += 1
+        labels = (delivery.channel, delivery.account, "dispatched")
+        self.counted.append(("tact_deliveries_total", labels))
         if parked is None:
             encoded = _encode_delivery(delivery)
             self.deliveries.append(OutDelivery(delivery.channel, partition, self.urgent, encoded))
@@ -126,38 +124,41 @@ class Work:
         return BodyRef(f"{self.block}-{block}", len(self.parked[block]) - 1)
 
     def count(self, name: str, *labels: str) -> None:
-        self.counts[name, labels] += 1
+        self.counted.append((name, labels))
 
     # ---- conversations ----------------------------------------------------------------------
 
-    def open(self, key: str, policy: Policy) -> Conversation:
-        """The conversation, unpacked when the turn touches it first."""
+    def open(self, key: str, policy: Policy) -> Conversation | None:
+        """The conversation, unpacked when the turn touches it first; None when it is not ours."""
         conversation = self.conversations.get(key)
-        if conversation is None:
-            packed = self.partition.states.get(key)
-            if packed is None:
-                state = ConversationState()
-            else:
-                state = unpack_state(packed)
-                self.state_bytes += len(packed)
-            conversation = self.conversations[key] = Conversation(key, state, policy, self)
-            self.before[key] = state.wake
+        if conversation is not None:
+            return conversation
+        packed = self.partition.states.get(key)
+        if packed is not None:
+            state = unpack_state(packed)
+            self.state_bytes += len(packed)
+        elif partition_of(key, self.partitions) == self.partition.number:
+            state = ConversationState()
+        else:
+            return None
+        conversation = self.conversations[key] = Conversation(key, state, policy, self, state.wake)
         return conversation
 
     def close(self) -> None:
         """Pack what was touched, into the partition's memory and for its log record."""
         partition = self.partition
         self.at_ms, self.checkpoint = partition.at_ms, dict(partition.checkpoint)
-        states = partition.states
+        states, changed = partition.states, self.states
         for key, conversation in self.conversations.items():
-            packed = pack_state(conversation.state)
+            state = conversation.state
+            packed = pack_state(state)
             if packed == _EMPTY_STATE:
                 if states.pop(key, None) is not None:
-                    self.states[key] = None
-                continue
-            if packed != states.get(key):
-                states[key] = self.states[key] = packed
-            partition.schedule(key, self.before[key], conversation.state.wake)
+                    changed[key] = None
+            elif packed != states.get(key):
+                states[key] = changed[key] = packed
+            if state.wake != conversation.wake_before:
+                partition.schedule(key, conversation.wake_before, state.wake)
         self.conversations.clear()
 
     def missing_blocks(self) -> set[str]:
@@ -183,7 +184,7 @@ class Work:
 
     def _body_lost(self, delivery: Delivery) -> None:
         """The ledger no longer has the body: say so instead of sending something else."""
-        self.counts["tact_bodies_lost_total", ()] += 1
+        self.count("tact_bodies_lost_total")
         lost = Outcome(
             delivery.intent,
             delivery.app,
@@ -249,28 +250,19 @@ class Turn:
         deliveries = len(work.deliveries)
         items = decode(lane, source, message.payload, message.packed)
         for item in items:
-            if isinstance(item, Rejection):
+            if type(item) is Rejection:
                 self._reject(work, message, item, now)
                 continue
-            key = item.customer
-            if (
-                key not in work.conversations
-                and key not in partition.states
-                and partition_of(key, self.partition_count) != partition.number
-            ):
-                reason = "customer does not match the subject: it belongs to another partition"
-                name = item.delivery if hasattr(item, "delivery") else item.id
-                self._reject(work, message, Rejection(reason, name, key), now)
+            conversation = work.open(item.customer, self.policy)
+            if conversation is None:
+                self._reject(work, message, _foreign(item), now)
                 continue
-            conversation = work.open(key, self.policy)
             if 0 < conversation.state.wake <= now:
                 conversation.wake(now)  # wake-ups due go before an arrival
             conversation.receive(item, message.stored_ms, now)
         partition.checkpoint[lane] = message.sequence
         count = len(items)
-        if lane in _INTENT_LANES:
-            work.counts["tact_intents_total", (source, lane)] += count
-        work.inputs.append((lane, message.stored_ms, count))
+        work.inputs.append((lane, source, message.stored_ms, count))
         self._account(work, count, len(message.payload))
         if work.urgent:
             self.urgent_deliveries += len(work.deliveries) - deliveries
@@ -281,7 +273,9 @@ class Turn:
         """Decide again what is due for one conversation."""
         now = partition.at_ms = max(clock_ms, partition.at_ms)
         work = self._work(partition)
-        work.open(key, self.policy).wake(now)
+        conversation = work.open(key, self.policy)
+        if conversation is not None:
+            conversation.wake(now)
         self._account(work, 1, 0)
 
     def close(self) -> list[Work]:
@@ -303,7 +297,7 @@ class Turn:
         self.state_bytes = max(self.state_bytes, work.state_bytes)
 
     def _reject(self, work: Work, message: IntakeMessage, rejection: Rejection, now: int) -> None:
-        work.counts["tact_rejected_total", (message.lane,)] += 1
+        work.count("tact_rejected_total", message.lane)
         work.outcome(
             Outcome(
                 rejection.id,
@@ -317,4 +311,7 @@ class Turn:
         )
 
 
-_INTENT_LANES = frozenset(("urgent", "normal", "bulk"))
+def _foreign(message: Message) -> Rejection:
+    name = message.delivery if isinstance(message, Receipt) else message.id
+    reason = "customer does not match the subject: it belongs to another partition"
+    return Rejection(reason, name, message.customer)

@@ -85,6 +85,10 @@ class Metrics:
     def add(self, name: str, labels: tuple[str, ...] = (), count: float = 1) -> None:
         self._counters[(name, labels)] += count  # type: ignore[assignment]
 
+    def add_all(self, series: Iterable[Series]) -> None:
+        """Add one to each, as often as it is listed."""
+        self._counters.update(series)
+
     def observe(
         self, name: str, value: float, labels: tuple[str, ...] = (), count: float = 1
     ) -> None:

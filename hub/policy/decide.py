@@ -6,7 +6,9 @@ It never changes the state; what it learns about spread rules it leaves on the q
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from msgspec import Struct
 
 from hub import limits
 from hub.policy.policy import Policy
@@ -16,46 +18,38 @@ from hub.policy.state import ConversationState
 NO_ADDRESS = Block("address", "address", "next", NEVER)
 
 
-class Verdict(NamedTuple):
-    """What is to become of an intent now.
+class Verdict(Struct, frozen=True):
+    """What is to become of an intent, at the moment it was asked for.
 
     `channel` is where a dispatch goes or for which channel a held intent waits ("" for none).
-    `blocks` are all rules that stood in the way at the time of the decision.
-    `eligible` is next_eligible_at of a held intent; NEVER when only a command can release it.
+    `blocks` are all rules that stood in the way. `ready` is, for a held intent, next_eligible_at
+    (of one walk along the route: when its blocks end); NEVER when only a command can release it.
     """
 
     state: Literal["dispatched", "held", "suppressed", "expired"]
-    channel: str = ""
-    blocks: tuple[Block, ...] = ()
-    eligible: int = NEVER
-
-
-class _Answer(NamedTuple):
-    """The route's answer at one moment."""
-
-    state: Literal["dispatched", "held", "suppressed"]
     channel: str
     blocks: tuple[Block, ...]
     ready: int
 
 
+_EXPIRED = Verdict("expired", "", (), NEVER)
+
+
 def decide(policy: Policy, question: Question, state: ConversationState, now: int) -> Verdict:
     """Steps 2 to 6 for one intent at `now` (Unix ms)."""
     if question.expires <= now:
-        return Verdict("expired")
+        return _EXPIRED
     if question.not_before > now:
-        wait = Block("not-before", "schedule", "hold", question.not_before)
-        answer = _Answer("held", "", (wait,), question.not_before)
+        ready = question.not_before
+        verdict = Verdict("held", "", (Block("not-before", "schedule", "hold", ready),), ready)
     else:
-        answer = _walk_route(policy, question, state, now)
-        if answer.state == "dispatched":
-            return Verdict("dispatched", answer.channel, answer.blocks)
-        if answer.state == "suppressed":
-            return Verdict("suppressed", "", answer.blocks)
-    eligible = _look_ahead(policy, question, state, now, answer.ready)
+        verdict = _walk_route(policy, question, state, now)
+        if verdict.state != "held":
+            return verdict
+    eligible = _look_ahead(policy, question, state, now, verdict.ready)
     if eligible is None:
-        return Verdict("suppressed", "", answer.blocks)
-    return Verdict("held", answer.channel, answer.blocks, eligible)
+        return Verdict("suppressed", "", verdict.blocks, NEVER)
+    return Verdict("held", verdict.channel, verdict.blocks, eligible)
 
 
 def _look_ahead(
@@ -71,46 +65,40 @@ def _look_ahead(
             return NEVER
         if ready > last:
             return None
-        answer = _walk_route(policy, question, state, ready)
-        if answer.state == "dispatched":
+        verdict = _walk_route(policy, question, state, ready)
+        if verdict.state == "dispatched":
             return ready
-        if answer.state == "suppressed":
+        if verdict.state == "suppressed":
             return None
-        ready = answer.ready
+        ready = verdict.ready
     return None
 
 
 def _walk_route(
     policy: Policy, question: Question, state: ConversationState, instant: int
-) -> _Answer:
+) -> Verdict:
     """Steps 4 and 5: the route's channels in order, until one is free or one must be waited for."""
-    blocks: list[Block] = []
+    blocks: tuple[Block, ...] = ()
     best_channel, best_ready = "", NEVER
     for channel in question.route:
         found = _blocks_of(policy, question, state, channel, instant)
         if not found:
-            return _Answer("dispatched", channel, tuple(blocks), instant)
+            return Verdict("dispatched", channel, blocks, instant)
+        # A rule that stands in the way of two channels alike is one reason.
+        blocks = (*blocks, *(b for b in found if b not in blocks)) if blocks else tuple(found)
         ready, skip = 0, False
         for block in found:
             if block.action == "drop":
-                return _Answer("suppressed", "", _join(blocks, found), NEVER)
+                return Verdict("suppressed", "", blocks, NEVER)
             skip = skip or block.action == "next"
             ready = max(ready, block.ready)
         if not skip:
-            return _Answer("held", channel, _join(blocks, found), ready)
-        blocks.extend(block for block in found if block not in blocks)
+            return Verdict("held", channel, blocks, ready)
         if ready < best_ready:
             best_channel, best_ready = channel, ready
     if best_ready == NEVER:
-        return _Answer("suppressed", "", tuple(blocks), NEVER)
-    return _Answer("held", best_channel, tuple(blocks), best_ready)
-
-
-def _join(blocks: list[Block], found: list[Block]) -> tuple[Block, ...]:
-    """All blocks met so far, each once: a rule that stands on two channels alike is one reason."""
-    if not blocks:
-        return tuple(found)
-    return (*blocks, *(block for block in found if block not in blocks))
+        return Verdict("suppressed", "", blocks, NEVER)
+    return Verdict("held", best_channel, blocks, best_ready)
 
 
 def _blocks_of(
@@ -118,17 +106,18 @@ def _blocks_of(
 ) -> list[Block]:
     """Every rule that forbids this channel at this moment."""
     question.channel = channel
-    question.account = account_for(question, state, channel)
+    question.account = question.stated_account or state.owner or channel
     blocks = [] if channel in state.to else [NO_ADDRESS]
-    if state.dnd and not policy.bypasses(question.category, "dnd"):
+    asked = policy.asked(question.category, channel, question.app)
+    if state.dnd and asked.dnd:
         blocks.extend(dnd_blocks(question, state, instant))
-    for rule in policy.rules_for(question.category, channel, question.app):
+    if state.sends:
+        for rule in asked.counting:
+            block = rule.block(question, state, instant)
+            if block is not None:
+                blocks.append(block)
+    for rule in asked.others:
         block = rule.block(question, state, instant)
         if block is not None:
             blocks.append(block)
     return blocks
-
-
-def account_for(question: Question, state: ConversationState, channel: str) -> str:
-    """The managed account to send from: the intent's, the customer's owner, the channel's own."""
-    return question.stated_account or state.owner or channel

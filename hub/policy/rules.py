@@ -6,7 +6,7 @@ earliest moment at which this rule alone would no longer block. Source: docs/pol
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from hub.contract.subjects import fnv1a_32
 from hub.policy import document as doc
@@ -26,7 +26,7 @@ MINUTES_REMEMBERED = 65_536
 """Answers of one quiet rule kept, by zone and minute: a few MB."""
 
 
-class Block(NamedTuple):
+class Block(Struct, frozen=True):
     """One rule that stands in the way; `ready` is an instant in Unix ms, or NEVER."""
 
     rule: str
@@ -35,49 +35,31 @@ class Block(NamedTuple):
     ready: int
 
 
-class Question:
-    """One intent, as the rules see it. `channel` and `account` change as the route is walked."""
+class Question(Struct):
+    """One intent (of a combined send: one channel of it), as it is asked for at some moment.
 
-    __slots__ = (
-        "account",
-        "app",
-        "category",
-        "channel",
-        "expires",
-        "key",
-        "not_before",
-        "priority",
-        "route",
-        "spread",
-        "stated_account",
-        "zone",
-    )
+    The rules look at the first fields; the others are what an answer is told with. `channel` and
+    `account` change as the route is walked. The account to send from is the one the intent states,
+    else the customer's owner, else the channel's own, which has its name.
+    """
 
-    def __init__(
-        self,
-        key: str,
-        app: str,
-        category: str,
-        priority: int,
-        route: list[str],
-        expires: int,
-        zone: str,
-        not_before: int = 0,
-        account: str | None = None,
-        spread: dict[str, int] | None = None,
-    ) -> None:
-        self.key = key
-        self.app = app
-        self.category = category
-        self.priority = priority
-        self.route = route
-        self.expires = expires
-        self.zone = zone
-        self.not_before = not_before
-        self.stated_account = account
-        self.spread = spread
-        self.channel = ""
-        self.account = ""
+    key: str
+    app: str
+    category: str
+    priority: int
+    route: list[str]
+    expires: int
+    not_before: int
+    zone: str
+    stated_account: str | None
+    spread: dict[str, int] | None
+    """Quiet rule to the moment until which it goes on blocking this intent."""
+    intent: str = ""
+    attempt: int = 1
+    combined: bool = False
+    trace: str | None = None
+    channel: str = ""
+    account: str = ""
 
 
 class Rule:
@@ -191,7 +173,12 @@ class Gap(Rule):
         for send in reversed(state.sends):
             if send.at <= oldest:
                 return None
-            if send.status != FAILED and self.matches(send.category, send.channel, send.app):
+            if (
+                send.status != FAILED
+                and (self.categories is None or send.category in self.categories)
+                and (self.channels is None or send.channel in self.channels)
+                and (self.apps is None or send.app in self.apps)
+            ):
                 return Block(self.name, "gap", self.action, send.at + self.min_ms)
         return None
 

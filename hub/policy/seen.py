@@ -6,42 +6,32 @@ first. Scanning `bytes` is what Python does fastest, and a conversation at rest 
 
 from __future__ import annotations
 
-from struct import Struct
-
 from hub import limits
 
-_RECORD = Struct(">QI")
-_SIZE = _RECORD.size
+RECORD_BYTES = 12
 _REMEMBER_MINUTES = -(-limits.REMEMBER_MS // 60_000) + 1  # rounded up: at least REMEMBER_MS
 
 
-def remembers(seen: bytes, intent: int) -> bool:
+def remembers(seen: bytes, intent: bytes) -> bool:
     """Whether an intent's hash is among the records."""
-    if not seen:
-        return False
-    needle = intent.to_bytes(8, "big")
-    place = seen.find(needle)
+    place = seen.find(intent)
     while place >= 0:
-        if place % _SIZE == 0:
+        if place % RECORD_BYTES == 0:
             return True
-        place = seen.find(needle, place + 1)
+        place = seen.find(intent, place + 1)
     return False
 
 
-def remember(seen: bytes, intent: int, now_ms: int) -> bytes:
+def remember(seen: bytes, intent: bytes, now_ms: int) -> bytes:
     """The records with one more, and without those older than the memory."""
-    minute = now_ms // 60_000
-    return forget(seen, now_ms) + _RECORD.pack(intent, minute)
+    return forget(seen, now_ms) + intent + (now_ms // 60_000).to_bytes(4, "big")
 
 
 def forget(seen: bytes, now_ms: int) -> bytes:
     """The records without those older than the memory."""
-    oldest = now_ms // 60_000 - _REMEMBER_MINUTES
+    # Big-endian numbers of one length are ordered as their bytes are.
+    oldest = max(0, now_ms // 60_000 - _REMEMBER_MINUTES).to_bytes(4, "big")
     start = 0
-    while start < len(seen) and int.from_bytes(seen[start + 8 : start + _SIZE], "big") < oldest:
-        start += _SIZE
+    while start < len(seen) and seen[start + 8 : start + RECORD_BYTES] < oldest:
+        start += RECORD_BYTES
     return seen[start:] if start else seen
-
-
-def count(seen: bytes) -> int:
-    return len(seen) // _SIZE

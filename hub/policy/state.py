@@ -26,7 +26,7 @@ class Send(Struct, array_like=True):
     channel: str
     app: str
     account: str
-    intent: int
+    intent: bytes
     """`intent_hash` of (app, id)."""
     attempt: int = 1
     status: int = DISPATCHED
@@ -96,9 +96,9 @@ unpack_state = msgspec.msgpack.Decoder(ConversationState).decode
 unpack_wake = msgspec.msgpack.Decoder(WakeOnly).decode
 
 
-def intent_hash(app: str, intent: str) -> int:
-    """64 bits that stand for (app, id) in the memory of one conversation.
+def intent_hash(app: str, intent: str) -> bytes:
+    """8 bytes that stand for (app, id) in the memory of one conversation.
 
     A conversation remembers some thousands at most: a false `duplicate` has odds below 1e-15.
     """
-    return int.from_bytes(blake2b(f"{app}:{intent}".encode(), digest_size=8).digest())
+    return blake2b(f"{app}:{intent}".encode(), digest_size=8).digest()
