@@ -1,0 +1,52 @@
+# Everything runs in .venv, made from the lock file with hashes. Needs Python 3.11 and make only.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := .venv/.ready
+
+.PHONY: help setup test lint demo bench lock
+
+help:
+	@echo "make setup   install into .venv"
+	@echo "make test    run the test suite"
+	@echo "make demo    start everything embedded and run the main job on real messages"
+	@echo "make bench   measure decisions on this machine"
+	@echo "make lint    check style"
+	@echo "make lock    pin the newest allowed versions in the lock files"
+
+setup: $(READY)
+
+# The stamp is written last: an install that was cut off is done again.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) check
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The demo's purchases come from the CDNOW sample that the Lifetimes package carries: data for the
+# demo only, so that neither the hub nor its tests depend on it.
+demo: setup
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements-demo.lock
+	$(BIN)/python -m benchmarks.demo
+
+bench: setup
+	$(BIN)/python -m benchmarks.decide
+
+# What builds the project is locked as well, because setup builds without isolation.
+LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
+lock: setup
+	$(PIP) install --quiet uv
+	echo "setuptools>=77" | $(LOCK) pyproject.toml - --extra dev -o requirements.lock
+	echo "lifetimes==0.11.3" | $(LOCK) - --no-deps -o requirements-demo.lock
