@@ -63,8 +63,8 @@ class Batch:
                     self._add(subject, encoded, limits.DELIVERY_TTL_S)
                 else:
                     deliveries.setdefault(subject, []).append(encoded)
-            for app, encoded in work.outcomes:
-                outcomes.setdefault(app, []).append(encoded)
+            for app, objects in work.outcomes.items():
+                outcomes.setdefault(app, []).extend(objects)
         for subject, objects in deliveries.items():
             for payload in arrays(objects):
                 self._add(subject, payload, limits.DELIVERY_TTL_S)

@@ -75,7 +75,8 @@ class Work:
         partition.turns += 1
         self.block = f"{partition.epoch}-{partition.turns}"
         self.conversations: dict[str, Conversation] = {}
-        self.outcomes: list[tuple[str, bytes]] = []
+        self.outcomes: dict[str, list[bytes]] = {}
+        """Encoded, by application, in the order decided."""
         self.deliveries: list[OutDelivery] = []
         self.parked: list[list[bytes]] = []
         """Bodies by block; block i is named `<block>.<i>`."""
@@ -93,7 +94,11 @@ class Work:
     # ---- Effects ---------------------------------------------------------------------------
 
     def outcome(self, outcome: Outcome, category: str) -> None:
-        self.outcomes.append((outcome.app, _encode_outcome(outcome)))
+        encoded = _encode_outcome(outcome)
+        try:
+            self.outcomes[outcome.app].append(encoded)
+        except KeyError:
+            self.outcomes[outcome.app] = [encoded]
         state, counted = outcome.state, self.counted
         counted.append(("tact_outcomes_total", (state, category, outcome.channel or "")))
         if outcome.rules is not None and (name := _COUNTED_BY_RULE.get(state)) is not None:

@@ -33,7 +33,7 @@ Trace = Annotated[str, Meta(max_length=limits.TRACE_CHARS, description="W3C trac
 # ---- published -------------------------------------------------------------------------------
 
 
-class Intent(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+class Intent(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True, gc=False):
     """What an application wants to say to one customer."""
 
     id: MessageId
@@ -77,7 +77,6 @@ class Receipt(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=Tr
     failure: FailureClass | None = field(name="class", default=None)
     code: Annotated[str, Meta(max_length=64)] | None = None
     provider_id: Annotated[str, Meta(max_length=128)] | None = None
-
 
 
 class Inbound(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -154,7 +153,7 @@ AnyCommand = DndSet | DndClear | ProfileSet | Cancel | Takeover | Release | Forg
 # ---- consumed --------------------------------------------------------------------------------
 
 
-class RuleBlock(Struct, omit_defaults=True):
+class RuleBlock(Struct, omit_defaults=True, gc=False):
     """One rule that stood in the way."""
 
     rule: str
@@ -183,7 +182,7 @@ FINAL_STATES = frozenset(
 """States after which nothing more is said of an intent (`sent`, `delivered`, `read`: the last stands)."""
 
 
-class Outcome(Struct, omit_defaults=True):
+class Outcome(Struct, omit_defaults=True, gc=False):
     """What became of an intent, for the application that sent it."""
 
     intent: str
@@ -199,7 +198,7 @@ class Outcome(Struct, omit_defaults=True):
     policy: str | None = None
 
 
-class Delivery(Struct, omit_defaults=True):
+class Delivery(Struct, omit_defaults=True, gc=False):
     """One message for a gateway to send."""
 
     id: str

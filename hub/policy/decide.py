@@ -18,7 +18,7 @@ from hub.policy.state import ConversationState
 NO_ADDRESS = Block("address", "address", "next", NEVER)
 
 
-class Verdict(Struct, frozen=True):
+class Verdict(Struct, frozen=True, gc=False):
     """What is to become of an intent, at the moment it was asked for.
 
     `channel` is where a dispatch goes or for which channel a held intent waits ("" for none).

@@ -26,7 +26,7 @@ MINUTES_REMEMBERED = 65_536
 """Answers of one quiet rule kept, by zone and minute: a few MB."""
 
 
-class Block(Struct, frozen=True):
+class Block(Struct, frozen=True, gc=False):
     """One rule that stands in the way; `ready` is an instant in Unix ms, or NEVER."""
 
     rule: str
@@ -35,7 +35,7 @@ class Block(Struct, frozen=True):
     ready: int
 
 
-class Question(Struct):
+class Question(Struct, gc=False):
     """One intent (of a combined send: one channel of it), as it is asked for at some moment.
 
     The rules look at the first fields; the others are what an answer is told with. `channel` and

@@ -6,6 +6,8 @@ first. Scanning `bytes` is what Python does fastest, and a conversation at rest 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from hub import limits
 
 RECORD_BYTES = 12
@@ -24,14 +26,22 @@ def remembers(seen: bytes, intent: bytes) -> bool:
 
 def remember(seen: bytes, intent: bytes, now_ms: int) -> bytes:
     """The records with one more, and without those older than the memory."""
-    return forget(seen, now_ms) + intent + (now_ms // 60_000).to_bytes(4, "big")
+    minute, oldest = _minutes(now_ms // 60_000)
+    if seen and seen[8:RECORD_BYTES] < oldest:
+        seen = forget(seen, now_ms)
+    return seen + intent + minute
 
 
 def forget(seen: bytes, now_ms: int) -> bytes:
     """The records without those older than the memory."""
-    # Big-endian numbers of one length are ordered as their bytes are.
-    oldest = max(0, now_ms // 60_000 - _REMEMBER_MINUTES).to_bytes(4, "big")
+    _, oldest = _minutes(now_ms // 60_000)
     start = 0
     while start < len(seen) and seen[start + 8 : start + RECORD_BYTES] < oldest:
         start += RECORD_BYTES
     return seen[start:] if start else seen
+
+
+@lru_cache(maxsize=16)
+def _minutes(minute: int) -> tuple[bytes, bytes]:
+    """This minute and the oldest remembered, packed: big-endian, so ordered as the numbers are."""
+    return minute.to_bytes(4, "big"), max(0, minute - _REMEMBER_MINUTES).to_bytes(4, "big")

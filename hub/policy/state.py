@@ -18,7 +18,7 @@ FOREVER = 0
 """A DND or takeover without `until`."""
 
 
-class Send(Struct, array_like=True):
+class Send(Struct, array_like=True, gc=False):
     """One dispatch: what caps and gaps count, and what receipts are matched with."""
 
     at: int
