@@ -1,0 +1,34 @@
+"""The promises of the hub as programs: fed with what the streams hold, each returns violations.
+
+Pure, and the same for unit tests, the simulation, live tests, the demo and the benchmarks. Every
+checker does its own arithmetic: none asks the code that decided.
+"""
+
+from hub.checkers.caps import Caps, Gaps
+from hub.checkers.finality import NoDecisionAfterFinal
+from hub.checkers.nothing_lost import NothingLost
+from hub.checkers.once import ExactlyOnce
+from hub.checkers.order import Order
+from hub.checkers.promises import all_checkers, check_all
+from hub.checkers.quiet import QuietHours
+from hub.checkers.reasons import ReasonGiven
+from hub.checkers.records import Checker, Handed, History, Published, Told, Violation
+
+__all__ = [
+    "Caps",
+    "Checker",
+    "ExactlyOnce",
+    "Gaps",
+    "Handed",
+    "History",
+    "NoDecisionAfterFinal",
+    "NothingLost",
+    "Order",
+    "Published",
+    "QuietHours",
+    "ReasonGiven",
+    "Told",
+    "Violation",
+    "all_checkers",
+    "check_all",
+]
