@@ -38,7 +38,7 @@ class ConversationHost:
         self._settings = settings
         self._name = name
         self._clock = SystemClock()
-        self._metrics = Metrics()
+        self.counted = Metrics()
         self._policy = Policy(parse_policy(settings.policy))
         self._connection: Connection | None = None
         self._ledger: JetStreamLedger | None = None
@@ -97,7 +97,7 @@ class ConversationHost:
         positions = {p.number: dict(p.checkpoint) for p in partitions}
         for (partition, lane), count in (await self._ledger.lag(positions)).items():
             gauges["tact_lag", (str(partition), lane)] = count
-        snapshot = self._metrics.snapshot(gauges)
+        snapshot = self.counted.snapshot(gauges)
         for reply, count in self._ledger.replies.items():
             snapshot.counters["tact_commit_replies_total", (reply,)] = count
         return snapshot
@@ -124,7 +124,7 @@ class ConversationHost:
                 )
                 self._ledger = JetStreamLedger(self._connection, settings.partitions)
                 self._runner = HostRunner(
-                    self._ledger, self._clock, self._policy, self.incarnation, self._metrics
+                    self._ledger, self._clock, self._policy, self.incarnation, self.counted
                 )
                 self._loop = asyncio.create_task(self._runner.run())
                 self._loop.add_done_callback(_die_if_failed)

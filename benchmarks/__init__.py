@@ -1,0 +1,1 @@
+"""Measurements: one command each; results and method in README.md."""

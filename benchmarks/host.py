@@ -1,0 +1,109 @@
+"""One host in a process of its own, as Ray would run it, until a number of inputs is committed.
+
+Run by `benchmarks.decide`. Prints one line of JSON: seconds from the first message read to the last
+commit, its CPU seconds, and counts. `--relay` replaces deciding by passing on: same reading, same
+commits, no decoding and no decision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+import actors.runner
+from actors.host import ConversationHost
+from actors.settings import HubSettings
+from actors.turn import OutDelivery, Turn
+from hub.clock import SystemClock
+from hub.ledger.port import IntakeMessage
+
+
+class RelayTurn(Turn):
+    """Passes every message on to `hub.out.sms.<partition>`, under the same fences."""
+
+    def receive(self, message: IntakeMessage, clock_ms: int) -> int:
+        partition = self.owned[message.partition]
+        if message.sequence <= partition.checkpoint[message.lane]:
+            return 0
+        partition.at_ms = max(clock_ms, partition.at_ms)
+        work = self._work(partition)
+        work.deliveries.append(OutDelivery("sms", partition.number, False, message.payload))
+        partition.checkpoint[message.lane] = message.sequence
+        work.inputs.append((message.lane, message.source, message.stored_ms, 1))
+        self._account(work, 1, len(message.payload))
+        return 1
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Own all partitions until `options.inputs` inputs are committed."""
+    if options.relay:
+        actors.runner.Turn = RelayTurn  # type: ignore[misc]
+    settings = HubSettings(
+        options.nats_url,
+        Path(options.policy).read_text(),
+        os.environ["TACT_USER"],
+        os.environ["TACT_PASSWORD"],
+        options.partitions,
+    )
+    host = ConversationHost(settings, options.name)
+    clock = SystemClock()
+    await host.status()
+    gc.collect()
+    started, cpu = clock.steady_s(), _cpu_s()
+    await host.assign([int(number) for number in options.own.split(",")])
+    while (done := _inputs(host)) < options.inputs:
+        await asyncio.sleep(0.005)
+    result = {
+        "seconds": clock.steady_s() - started,
+        "cpu_s": _cpu_s() - cpu,
+        "inputs": done,
+        "commits": sum(host.counted.snapshot().histograms["tact_commit_seconds", ()][:-1]),
+        "outcomes": _outcomes(host),
+    }
+    await host.stop()
+    return result
+
+
+def _inputs(host: ConversationHost) -> int:
+    series = host.counted.snapshot().histograms.get(("tact_commit_intents", ()))
+    return int(series[-1]) if series else 0
+
+
+def _outcomes(host: ConversationHost) -> dict[str, float]:
+    counted = host.counted.snapshot().counters
+    told: dict[str, float] = {}
+    for (name, labels), count in counted.items():
+        if name == "tact_outcomes_total":
+            told[labels[0]] = told.get(labels[0], 0) + count
+    return told
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nats-url", required=True)
+    parser.add_argument("--policy", required=True)
+    parser.add_argument("--inputs", type=int, required=True)
+    parser.add_argument("--partitions", type=int, required=True)
+    parser.add_argument("--own", required=True, help="partitions, comma separated")
+    parser.add_argument("--name", default="bench")
+    parser.add_argument("--relay", action="store_true")
+    result = uvloop.run(measure(parser.parse_args()))
+    sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
+
+
+if __name__ == "__main__":
+    main()
