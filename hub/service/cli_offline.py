@@ -1,0 +1,131 @@
+"""Commands that need no servers: simulate, policy check, schema."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+
+from hub.errors import InputError
+
+
+def simulate(
+    policy: Annotated[
+        Path, typer.Option(help="The policy file.", exists=True, dir_okay=False, readable=True)
+    ],
+    input_: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            help="Messages in time order, one JSON object a line; - for standard input.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            allow_dash=True,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Outcomes, one a line; - for standard output.", allow_dash=True)
+    ] = Path("-"),
+) -> None:
+    """What the hub would decide, in virtual time and without servers."""
+    from hub.policy.document import load_policy
+    from hub.service.simulate import simulate as outcomes
+
+    document = load_policy(policy)
+    source, sink = _open(input_, "rb"), _open(output, "wb")
+    try:
+        for line in outcomes(document, source):
+            sink.write(line + b"\n")
+        sink.flush()
+    except InputError as error:
+        sink.flush()  # what was decided before the bad line
+        raise InputError(f"{input_}: {error.message}", **error.facts) from error
+    finally:
+        for file, path in ((source, input_), (sink, output)):
+            if str(path) != "-":
+                file.close()
+
+
+def _open(path: Path, mode: str) -> BinaryIO:
+    if str(path) == "-":
+        return sys.stdin.buffer if mode == "rb" else sys.stdout.buffer
+    try:
+        return path.open(mode)  # type: ignore[return-value]
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}") from error
+
+
+def check(
+    file: Annotated[
+        Path, typer.Argument(help="The policy file.", exists=True, dir_okay=False, readable=True)
+    ],
+) -> None:
+    """Say whether a policy is valid, and if not: where, and what is allowed there."""
+    from hub.policy.document import load_policy, policy_version
+
+    document = load_policy(file)
+    typer.echo(f"{file}: valid, version {policy_version(document)}")
+    for name, category in document.categories.items():
+        exempt = f", exempt from {', '.join(category.bypass)}" if category.bypass else ""
+        route = " > ".join(category.route)
+        typer.echo(f"  {name}: {route}, priority {category.priority}{exempt}")
+    for kind in ("caps", "gaps", "quiet", "presence"):
+        for rule in getattr(document, kind):
+            typer.echo(f"  {rule.name}: {_rule(kind, rule)}, {rule.on}")
+
+
+def _rule(kind: str, rule: Any) -> str:
+    """One rule in a few words."""
+    whom = [
+        " or ".join(values)
+        for values in (rule.categories, rule.channels, rule.apps)
+        if values is not None
+    ]
+    about = f" of {' by '.join(whom)}" if whom else ""
+    if kind == "caps":
+        return f"at most {rule.limit}{about} in {rule.window} per {rule.per}"
+    if kind == "gaps":
+        return f"at least {rule.min} between any two{about}"
+    if kind == "presence":
+        return f"none{about} within {rule.within} of the customer's last message"
+    when = ", ".join(rule.dates) if rule.dates else f"from {rule.from_} to {rule.to}"
+    return f"none{about} {when}"
+
+
+def schema(
+    asyncapi: Annotated[
+        bool, typer.Option("--asyncapi", help="The AsyncAPI document, instead of JSON Schema.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A directory for one file a kind, instead of standard output."),
+    ] = None,
+) -> None:
+    """The contract's message types as JSON Schema, or all of it as AsyncAPI."""
+    from hub.contract import schema as contract
+
+    documents: dict[str, Any]
+    if asyncapi:
+        documents = {"asyncapi.json": contract.asyncapi()}
+    else:
+        documents = {f"{kind}.schema.json": one for kind, one in contract.json_schemas().items()}
+    if output is None:
+        whole = documents["asyncapi.json"] if asyncapi else contract.json_schemas()
+        typer.echo(_pretty(whole))
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, document in documents.items():
+            (output / name).write_bytes(_pretty(document) + b"\n")
+    except OSError as error:
+        raise typer.BadParameter(f"{output}: {error.strerror}") from error
+    typer.echo(f"{output}: {', '.join(documents)}", err=True)
+
+
+def _pretty(document: Any) -> bytes:
+    import orjson
+
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2)
