@@ -49,7 +49,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         actors.runner.Turn = RelayTurn  # type: ignore[misc]
     settings = HubSettings(
         options.nats_url,
-        Path(options.policy).read_text(),
+        options.policy,
         os.environ["TACT_USER"],
         os.environ["TACT_PASSWORD"],
         options.partitions,
@@ -60,7 +60,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     gc.collect()
     started, cpu = clock.steady_s(), _cpu_s()
     await host.assign([int(number) for number in options.own.split(",")])
-    while (done := _inputs(host)) < options.inputs:
+    while (done := _inputs(host)) < options.inputs:  # noqa: ASYNC110 - looks at counters
         await asyncio.sleep(0.005)
     result = {
         "seconds": clock.steady_s() - started,
@@ -101,7 +101,9 @@ def main() -> None:
     parser.add_argument("--own", required=True, help="partitions, comma separated")
     parser.add_argument("--name", default="bench")
     parser.add_argument("--relay", action="store_true")
-    result = uvloop.run(measure(parser.parse_args()))
+    options = parser.parse_args()
+    options.policy = Path(options.policy).read_text()
+    result = uvloop.run(measure(options))
     sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
 
 

@@ -30,14 +30,14 @@ def changes(zone: str) -> list[int]:
     found, moment = [], datetime(2024, 1, 1, tzinfo=UTC)
     before = moment.astimezone(tz).utcoffset()
     while moment.year < 2028:
-        after = (moment + timedelta(hours=1)).astimezone(tz).utcoffset()
+        after = (moment + timedelta(hours=6)).astimezone(tz).utcoffset()
         if after != before:
             low = moment
             while low.astimezone(tz).utcoffset() == before:
                 low += timedelta(minutes=1)
             found.append(to_ms(low))
             before = after
-        moment += timedelta(hours=1)
+        moment += timedelta(hours=6)
     return found
 
 
