@@ -14,8 +14,10 @@ from hub.contract.subjects import (
     outcome_subject,
     parked_subject,
 )
+from hub.contract.types import Delivery, Outcome
 from hub.ledger.port import LOG_VERSION, Entry, LogRecord
 
+_encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -53,23 +55,20 @@ class Batch:
             work.partition.log_bytes += len(entry.payload)
 
     def _add_arrays(self, works: Iterable[Work]) -> None:
-        deliveries: dict[str, list[bytes]] = {}
-        outcomes: dict[str, list[bytes]] = {}
+        deliveries: dict[tuple[str, int], list[Delivery]] = {}
+        outcomes: dict[str, list[Outcome]] = {}
         for work in works:
-            for out in work.deliveries:
-                subject = delivery_subject(out.channel, out.account_partition)
-                encoded = out.encoded or b""
-                if out.alone:  # urgent deliveries always come alone
-                    self._add(subject, encoded, limits.DELIVERY_TTL_S)
-                else:
-                    deliveries.setdefault(subject, []).append(encoded)
-            for app, objects in work.outcomes.items():
-                outcomes.setdefault(app, []).extend(objects)
-        for subject, objects in deliveries.items():
+            for to, delivery in work.urgent_deliveries:  # urgent deliveries always come alone
+                self._add(delivery_subject(*to), _encode(delivery), limits.DELIVERY_TTL_S)
+            for to, objects in work.deliveries.items():
+                deliveries.setdefault(to, []).extend(objects)
+            for app, told in work.outcomes.items():
+                outcomes.setdefault(app, []).extend(told)
+        for to, objects in deliveries.items():
             for payload in arrays(objects):
-                self._add(subject, payload, limits.DELIVERY_TTL_S)
-        for app, objects in outcomes.items():
-            for payload in arrays(objects):
+                self._add(delivery_subject(*to), payload, limits.DELIVERY_TTL_S)
+        for app, told in outcomes.items():
+            for payload in arrays(told):
                 self._add(outcome_subject(app), payload, limits.OUTCOME_TTL_S)
 
     def _add_parked(self, work: Work) -> None:
@@ -102,18 +101,23 @@ class Batch:
         self.entries.append(Entry(subject, payload, ttl_s))
 
 
-def arrays(objects: list[bytes]) -> Iterator[bytes]:
+def arrays(objects: Sequence[Delivery] | Sequence[Outcome]) -> Iterator[bytes]:
     """Objects as messages: one alone, more as arrays within the contract's and our own bounds."""
-    start = 0
-    while start < len(objects):
-        end, size = start, 0
-        while end < len(objects) and end - start < limits.ARRAY_OBJECTS:
-            size += len(objects[end]) + 1
-            if size > limits.ARRAY_BYTES and end > start:
-                break
-            end += 1
-        yield objects[start] if end - start == 1 else b"[" + b",".join(objects[start:end]) + b"]"
-        start = end
+    for start in range(0, len(objects), limits.ARRAY_OBJECTS):
+        yield from _within_bytes(objects[start : start + limits.ARRAY_OBJECTS])
+
+
+def _within_bytes(objects: Sequence[Delivery] | Sequence[Outcome]) -> Iterator[bytes]:
+    if len(objects) == 1:
+        yield _encode(objects[0])
+        return
+    payload = _encode(objects)
+    if len(payload) <= limits.ARRAY_BYTES:
+        yield payload
+        return
+    middle = len(objects) // 2
+    yield from _within_bytes(objects[:middle])
+    yield from _within_bytes(objects[middle:])
 
 
 def halves(works: Sequence[Work]) -> tuple[Sequence[Work], Sequence[Work]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import structlog
-from hub.ledger.jetstream import JetStreamLedger
 
 from actors.questions import describe
 from actors.runner import HostRunner
@@ -21,6 +20,7 @@ from actors.settings import HubSettings
 from hub.clock import SystemClock
 from hub.contract.subjects import partition_of
 from hub.ledger.connection import Connection, connect
+from hub.ledger.jetstream import JetStreamLedger
 from hub.ledger.questions import serve
 from hub.metrics import Metrics, Series, Snapshot
 from hub.policy.document import parse_policy

@@ -25,8 +25,6 @@ from hub.metrics import Series
 from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, pack_state, unpack_state
 
-_encode_outcome = msgspec.json.Encoder().encode
-_encode_delivery = msgspec.json.Encoder().encode
 _decode_content = msgspec.json.Decoder(dict[str, Raw]).decode
 
 _EMPTY_STATE = pack_state(ConversationState())
@@ -34,15 +32,11 @@ _OBJECT_GROWTH_BYTES = 256
 """What one decision may add to a packed state, for the bound on a partition's log record."""
 
 
-class OutDelivery(NamedTuple):
-    """A delivery on its way into the batch. `encoded` is None until its parked body is there."""
+class Released(NamedTuple):
+    """A delivery of a held intent: its content is still to be fetched from where it is parked."""
 
-    channel: str
-    account_partition: int
-    alone: bool
-    encoded: bytes | None
-    delivery: Delivery | None = None
-    parked: BodyRef | None = None
+    delivery: Delivery
+    parked: BodyRef
 
 
 class Work:
@@ -62,9 +56,11 @@ class Work:
         "parked_until",
         "partition",
         "partitions",
+        "released",
         "state_bytes",
         "states",
         "urgent",
+        "urgent_deliveries",
     )
 
     def __init__(self, partition: Partition, partitions: int) -> None:
@@ -75,9 +71,13 @@ class Work:
         partition.turns += 1
         self.block = f"{partition.epoch}-{partition.turns}"
         self.conversations: dict[str, Conversation] = {}
-        self.outcomes: dict[str, list[bytes]] = {}
-        """Encoded, by application, in the order decided."""
-        self.deliveries: list[OutDelivery] = []
+        self.outcomes: dict[str, list[Outcome]] = {}
+        """By application, in the order decided."""
+        self.deliveries: dict[tuple[str, int], list[Delivery]] = {}
+        """By channel and partition of the account, in the order decided."""
+        self.urgent_deliveries: list[tuple[tuple[str, int], Delivery]] = []
+        """Each is to be a message of its own."""
+        self.released: list[Released] = []
         self.parked: list[list[bytes]] = []
         """Bodies by block; block i is named `<block>.<i>`."""
         self.parked_until: list[int] = []
@@ -94,11 +94,10 @@ class Work:
     # ---- Effects ---------------------------------------------------------------------------
 
     def outcome(self, outcome: Outcome, category: str) -> None:
-        encoded = _encode_outcome(outcome)
         try:
-            self.outcomes[outcome.app].append(encoded)
+            self.outcomes[outcome.app].append(outcome)
         except KeyError:
-            self.outcomes[outcome.app] = [encoded]
+            self.outcomes[outcome.app] = [outcome]
         state, counted = outcome.state, self.counted
         counted.append(("tact_outcomes_total", (state, category, outcome.channel or "")))
         if outcome.rules is not None and (name := _COUNTED_BY_RULE.get(state)) is not None:
@@ -106,16 +105,15 @@ class Work:
                 counted.append((name, (block.rule,)))
 
     def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
-        partition = account_partition(delivery.account, self.partitions)
-        labels = (delivery.channel, delivery.account, "dispatched")
-        self.counted.append(("tact_deliveries_total", labels))
-        if parked is None:
-            encoded = _encode_delivery(delivery)
-            self.deliveries.append(OutDelivery(delivery.channel, partition, self.urgent, encoded))
-        else:
-            self.deliveries.append(
-                OutDelivery(delivery.channel, partition, False, None, delivery, parked)
-            )
+        channel, account = delivery.channel, delivery.account
+        self.counted.append(("tact_deliveries_total", (channel, account, "dispatched")))
+        to = channel, account_partition(account, self.partitions)
+        if parked is not None:
+            self.released.append(Released(delivery, parked))
+        elif self.urgent:
+            self.urgent_deliveries.append((to, delivery))
+            return
+        self.deliveries.setdefault(to, []).append(delivery)
 
     def park(self, content: bytes, expires: int) -> BodyRef:
         if not self.parked or self.parked_bytes + len(content) > limits.PARKED_BLOCK_BYTES:
@@ -168,27 +166,23 @@ class Work:
 
     def missing_blocks(self) -> set[str]:
         """Names of the parked blocks that released deliveries still need."""
-        return {out.parked.block for out in self.deliveries if out.parked is not None}
+        return {released.parked.block for released in self.released}
 
     def fill_bodies(self, blocks: Mapping[str, list[bytes]]) -> None:
         """Put the parked contents into the deliveries that were released."""
-        filled = []
-        for out in self.deliveries:
-            if out.parked is None or out.delivery is None:
-                filled.append(out)
-                continue
-            bodies = blocks.get(out.parked.block)
+        for delivery, parked in self.released:
+            bodies = blocks.get(parked.block)
             if bodies is None:
-                self._body_lost(out.delivery)
-                continue
-            content = _decode_content(bodies[out.parked.index])
-            out.delivery.content = content_for(content, out.channel)
-            encoded = _encode_delivery(out.delivery)
-            filled.append(OutDelivery(out.channel, out.account_partition, False, encoded))
-        self.deliveries = filled
+                self._body_lost(delivery)
+            else:
+                content = _decode_content(bodies[parked.index])
+                delivery.content = content_for(content, delivery.channel)
+        self.released.clear()
 
     def _body_lost(self, delivery: Delivery) -> None:
         """The ledger no longer has the body: say so instead of sending something else."""
+        to = delivery.channel, account_partition(delivery.account, self.partitions)
+        self.deliveries[to].remove(delivery)
         self.count("tact_bodies_lost_total")
         lost = Outcome(
             delivery.intent,
@@ -252,7 +246,7 @@ class Turn:
         work = self._work(partition)
         work.urgent = message.lane == "urgent"
         lane, source = message.lane, message.source
-        deliveries = len(work.deliveries)
+        urgent_before = len(work.urgent_deliveries)
         items = decode(lane, source, message.payload, message.packed)
         for item in items:
             if type(item) is Rejection:
@@ -269,9 +263,8 @@ class Turn:
         count = len(items)
         work.inputs.append((lane, source, message.stored_ms, count))
         self._account(work, count, len(message.payload))
-        if work.urgent:
-            self.urgent_deliveries += len(work.deliveries) - deliveries
-            work.urgent = False
+        self.urgent_deliveries += len(work.urgent_deliveries) - urgent_before
+        work.urgent = False
         return count
 
     def wake(self, partition: Partition, key: str, clock_ms: int) -> None:

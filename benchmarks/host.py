@@ -22,7 +22,7 @@ import uvloop
 import actors.runner
 from actors.host import ConversationHost
 from actors.settings import HubSettings
-from actors.turn import OutDelivery, Turn
+from actors.turn import Turn
 from hub.clock import SystemClock
 from hub.ledger.port import IntakeMessage
 
@@ -36,7 +36,8 @@ class RelayTurn(Turn):
             return 0
         partition.at_ms = max(clock_ms, partition.at_ms)
         work = self._work(partition)
-        work.deliveries.append(OutDelivery("sms", partition.number, False, message.payload))
+        passed_on: list[Any] = work.deliveries.setdefault(("sms", partition.number), [])
+        passed_on.append(msgspec.Raw(message.payload))
         partition.checkpoint[message.lane] = message.sequence
         work.inputs.append((message.lane, message.source, message.stored_ms, 1))
         self._account(work, 1, len(message.payload))
