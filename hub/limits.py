@@ -100,6 +100,14 @@ READ_AHEAD_MESSAGES = 2_048
 READ_AHEAD_BYTES = 16 * MIB
 PULL_BATCH = 512
 """Messages asked of the server in one request."""
+PULL_EXPIRES_S = 60
+"""A request that finds nothing waits this long at the server, then is renewed."""
+PULL_HEARTBEAT_S = 5
+"""While it waits, the server says so this often."""
+PULL_SILENCE = 2
+"""Heartbeat times without a word after which a consumer is taken for lost."""
+CONSUMER_INACTIVE_S = 30
+"""The server drops a consumer whose host has not asked for so long."""
 
 # --- the ledger ---------------------------------------------------------------------------------
 PING_INTERVAL_S = 10
@@ -114,6 +122,8 @@ BACKOFF_MAX_MS = 2_000
 READ_PAGE_MESSAGES = 1_000
 READ_PAGE_BYTES = 4 * MIB
 """One direct get: what a reader holds at once, and what a slow consumer may have to buffer."""
+LOG_RECORDS = 10_000_000
+"""Records replayed by one claim; a snapshot is due long before."""
 SNAPSHOT_CHUNK_BYTES = 512 * KIB
 SNAPSHOT_LOG_BYTES = 8 * MIB
 """Log written since the last snapshot before the next is taken (or twice the state, if larger)."""
@@ -132,16 +142,31 @@ PARTITIONS_MAX = 256
 
 # --- clients and operators ----------------------------------------------------------------------
 PUBLISH_IN_FLIGHT = 512
-PUBLISH_RETRIES = 8
+"""Messages of one client without an answer. The server drops what a flood adds to its queue."""
+PUBLISH_WAITING_OBJECTS = 8_192
+"""Objects of one client that are sent or wait to be grouped; then `publish` waits."""
+PUBLISH_WAITING_BYTES = 16 * MIB
+PUBLISH_TIMEOUT_S = 2.0
+PUBLISH_PATIENCE_S = 30.0
+"""How long a client tries one message. Well inside DUPLICATE_WINDOW_S, so that no try is stored
+beside another."""
+OUTCOME_PULL_MESSAGES = 64
+"""Outcome messages a client holds unacknowledged: at most 16 MiB (ARRAY_BYTES each)."""
+OUTCOME_ACK_WAIT_S = 30
+"""After so long without a sign of life of its reader an outcome message is given out again."""
 ASK_TIMEOUT_S = 5.0
 TRACE_MESSAGES = 200_000
 """Outcome messages `tact trace` reads at most."""
+AUDIT_MESSAGES = 2_000_000
+"""Messages of one stream that an audit reads into memory: some GB, for a test machine."""
+AUDIT_PULL = 1_000
+"""Messages an audit asks of the server in one request; two are under way."""
 
 # --- the embedded nats-server -------------------------------------------------------------------
 MESSAGE_HEADER_BYTES = 64 * KIB
 """Room for headers: the server's `max_payload` counts headers and payload together."""
-NATS_STORE_BYTES = INTAKE_BYTES + LEDGER_BYTES + 16 * 1024 * MIB
-"""What its streams may reserve or use: the two streams, and snapshots beside them."""
+NATS_STORE_BYTES = INTAKE_BYTES + LEDGER_BYTES + SNAPSHOTS_BYTES + 8 * 1024 * MIB
+"""What its streams may reserve or use: ours, and room for one that an operator adds."""
 NATS_START_S = 120.0
 """Until it accepts connections. After an unclean end it reads its streams through first."""
 NATS_STOP_S = 20.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlparse
 
@@ -25,6 +25,7 @@ from hub import limits
 from hub.clock import Clock, SystemClock
 from hub.errors import ConfigError
 from hub.ledger.port import LedgerError, LedgerUnavailable, ServerRefused, ServerUnfit
+from hub.ledger.replies import Replies
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Connection:
         self._clock = clock
         self._down_since_s: float | None = clock.steady_s()
         self._listeners: list[Callable[[], None]] = []
+        self._replies = Replies(client)
 
     @property
     def connected(self) -> bool:
@@ -91,17 +93,23 @@ class Connection:
         subject: str,
         payload: bytes,
         *,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float = limits.COMMIT_TIMEOUT_S,
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> Msg:
-        """One request, one reply. Raises LedgerUnavailable when there is none."""
+        """One request, one reply; the time limit is COMMIT_TIMEOUT_S if none is given.
+
+        Raises LedgerUnavailable when there is no reply, at once when the connection is lost.
+        """
         self._check_up()
+        if timeout_s is None:
+            timeout_s = limits.COMMIT_TIMEOUT_S
         try:
-            return await self.client.request(subject, payload, timeout=timeout_s, headers=headers)
-        except nats.errors.Error as error:
+            message = await self._replies.request(subject, payload, headers, timeout_s)
+        except (nats.errors.Error, OSError) as error:
             raise _mapped(error, subject) from error
-        except OSError as error:
-            raise _mapped(error, subject) from error
+        if message.headers is not None and message.headers.get("Status") == "503":
+            raise _mapped(nats.errors.NoRespondersError(), subject)
+        return message
 
     async def publish(
         self,
@@ -114,9 +122,7 @@ class Connection:
         self._check_up()
         try:
             await self.client.publish(subject, payload, reply, headers)
-        except nats.errors.Error as error:
-            raise _mapped(error, subject) from error
-        except OSError as error:
+        except (nats.errors.Error, OSError) as error:
             raise _mapped(error, subject) from error
 
     async def subscribe(
@@ -133,7 +139,7 @@ class Connection:
             raise _mapped(error, subject) from error
 
     async def api(
-        self, call: str, body: Any = None, *, timeout_s: float = limits.COMMIT_TIMEOUT_S
+        self, call: str, body: Any = None, *, timeout_s: float | None = None
     ) -> dict[str, Any]:
         """A JetStream API call, as `STREAM.INFO.LEDGER`.
 
@@ -177,6 +183,7 @@ class Connection:
                     pending_size=2 * limits.BATCH_BYTES,
                     flush_timeout=limits.COMMIT_TIMEOUT_S,
                 )
+                await self._replies.listen()
             self._opened = True
         except TimeoutError as error:
             raise LedgerUnavailable(
@@ -203,6 +210,13 @@ class Connection:
         if self._down_since_s is None:
             self._down_since_s = self._clock.steady_s()
             _log.warning("ledger.disconnected", server=self.where)
+        self._replies.fail_all(self._lost)
+
+    def _lost(self) -> LedgerUnavailable:
+        return LedgerUnavailable(
+            f"the connection to NATS at {self.where} was lost before the reply came",
+            retry_after_ms=limits.BACKOFF_MAX_MS,
+        )
 
     async def _reconnected(self) -> None:
         _log.info("ledger.reconnected", server=self.where, down_s=round(self.down_s, 3))

@@ -8,7 +8,6 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from hub import limits
 from hub.ledger.connection import Connection
 from hub.ledger.port import LedgerUnavailable
 from hub.ledger.server_errors import Action, error_of, outcome_of
@@ -33,7 +32,7 @@ async def publish(
     *,
     headers: Mapping[str, str] | None = None,
     msg_id: str | None = None,
-    timeout_s: float = limits.COMMIT_TIMEOUT_S,
+    timeout_s: float | None = None,
 ) -> Ack:
     """Publish once and wait for the stream's acknowledgement. Tries once only.
 
@@ -41,9 +40,12 @@ async def publish(
     LedgerUnavailable (nothing is known: try again with the same id), LedgerFull (not stored: try
     again later), ServerRefused (not stored, `err_code` says why).
     """
+    all_headers = dict(headers or {})
     if msg_id is not None:
-        headers = {**(headers or {}), MSG_ID: msg_id}
-    message = await connection.request(subject, payload, headers=headers, timeout_s=timeout_s)
+        all_headers[MSG_ID] = msg_id
+    message = await connection.request(
+        subject, payload, headers=all_headers or None, timeout_s=timeout_s
+    )
     return ack_of(message.data, subject)
 
 
