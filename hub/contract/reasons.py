@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Any, Final, get_args
 
 import msgspec
+import orjson
 
 from hub import limits
 from hub.contract.subjects import CHANNELS, INTENT_LANES
@@ -79,13 +80,26 @@ def unreadable(error: Exception, payload: bytes = b"", encoding: str = "JSON") -
         return "not JSON: empty"
     if payload.startswith(b"\xef\xbb\xbf"):
         return f"not {encoding}: begins with a byte order mark"
-    if isinstance(error, UnicodeDecodeError):
-        return f"not {encoding}: a string is not UTF-8"
     if isinstance(error, RecursionError):
         return f"nested deeper than {limits.NESTING} levels"
+    if encoding == "JSON":
+        return cut(f"not JSON: {_syntax_error(payload)}")
+    if isinstance(error, UnicodeDecodeError):
+        return f"not {encoding}: a string is not UTF-8"
     if isinstance(error, msgspec.DecodeError) and not isinstance(error, msgspec.ValidationError):
         return cut(f"not {encoding}: {error}")
     return f"not {encoding}"
+
+
+def _syntax_error(payload: bytes) -> str:
+    """What is wrong and where; msgspec calls half a surrogate pair "truncated", orjson does not."""
+    try:
+        orjson.loads(payload.decode())
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start}"
+    except orjson.JSONDecodeError as error:
+        return str(error)
+    return "cannot be read"
 
 
 def misfit(lane: str, error: msgspec.ValidationError, fields: Collection[str]) -> str:

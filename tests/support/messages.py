@@ -1,0 +1,88 @@
+"""Valid messages of every lane, to send, to break and to compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+Fields = dict[str, Any]
+
+INTENT: Fields = {
+    "id": "order-1",
+    "app": "shop",
+    "customer": "c-1",
+    "category": "marketing",
+    "content": {"text": "hello"},
+}
+FULL_INTENT: Fields = {
+    **INTENT,
+    "content": {"sms": {"text": "hello"}, "*": {"title": "x", "parts": [1, 2.5, None, True]}},
+    "priority": 9,
+    "route": ["sms", "wecom", "push"],
+    "reach": "all",
+    "to": {"sms": "+8613800000000", "push": "token"},
+    "account": "shop-sms",
+    "not_before": "2026-11-21T08:00:00+08:00",
+    "expires_at": "2026-11-22T00:00:00.5Z",
+    "collapse_key": "cart",
+    "timezone": "Asia/Shanghai",
+    "trace": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+}
+RECEIPT: Fields = {
+    "delivery": "shop:order-1:1",
+    "customer": "c-1",
+    "status": "delivered",
+    "at": "2026-11-21T08:00:00Z",
+}
+FAILED_RECEIPT: Fields = {
+    **RECEIPT,
+    "status": "failed",
+    "class": "dead_address",
+    "code": "EC:4444",
+    "provider_id": "p-77",
+}
+INBOUND: Fields = {
+    "id": "m-1",
+    "channel": "wecom",
+    "account": "sales-1",
+    "customer": "~group-9",
+    "content": {"text": "hi", "reply_to": {"id": "x"}},
+    "at": "2026-11-21T08:00:00Z",
+}
+_ORDER: Fields = {"id": "k-1", "app": "shop", "customer": "c-1"}
+COMMANDS: tuple[Fields, ...] = (
+    {**_ORDER, "op": "dnd.set", "scope": "all"},
+    {**_ORDER, "op": "dnd.set", "scope": "category:marketing", "until": "2026-12-01T00:00:00Z"},
+    {**_ORDER, "op": "dnd.clear", "scope": "channel:sms"},
+    {**_ORDER, "op": "profile.set", "timezone": "Europe/Berlin", "to": {"sms": "+49"}},
+    {**_ORDER, "op": "profile.set", "owner": "sales-1"},
+    {**_ORDER, "op": "cancel", "intent": "order-1"},
+    {**_ORDER, "op": "takeover", "agent": "li", "until": "2026-12-01T00:00:00Z"},
+    {**_ORDER, "op": "release"},
+    {**_ORDER, "op": "forget"},
+)
+BY_KIND: dict[str, tuple[Fields, ...]] = {
+    "intent": (INTENT, FULL_INTENT),
+    "receipt": (RECEIPT, FAILED_RECEIPT),
+    "inbound": (INBOUND,),
+    "command": COMMANDS,
+}
+LANE_OF = {"intent": "normal", "receipt": "receipt", "inbound": "inbound", "command": "command"}
+VALID = [(LANE_OF[kind], fields) for kind, several in BY_KIND.items() for fields in several]
+"""(lane, message) of everything above."""
+
+
+def intent(**changes: Any) -> Fields:
+    """A valid intent with some fields set; `...` takes a field away."""
+    return changed(INTENT, changes)
+
+
+def changed(fields: Fields, changes: Fields) -> Fields:
+    """A copy with some fields set; `...` takes a field away."""
+    return {name: value for name, value in {**fields, **changes}.items() if value is not ...}
+
+
+def encode(value: Any) -> bytes:
+    """JSON as most clients write it."""
+    return orjson.dumps(value)
