@@ -60,6 +60,8 @@ class HostRunner:
         """What is to be done between two turns, with nothing in flight."""
         self._look_up = asyncio.Event()
         """Set when the loop should look up from waiting: an order, a lost fence, or the end."""
+        self._lost = False
+        """Whether a partition was lost that is not dropped yet."""
         self._stopping = False
         self._stopped = asyncio.Event()
         self._commits = 0
@@ -116,6 +118,8 @@ class HostRunner:
 
     async def _between_turns(self, order: Order) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._stopped.is_set():  # as for the orders that were waiting when the loop was left
+            done.cancel()
         self._orders.append((order, done))
         self._look_up.set()
         await done
@@ -126,9 +130,11 @@ class HostRunner:
             try:
                 await order()
             except TactError as error:
-                done.set_exception(error)
+                if not done.done():  # nobody waits for it any more
+                    done.set_exception(error)
             else:
-                done.set_result(None)
+                if not done.done():
+                    done.set_result(None)
 
     async def _reopen(self) -> None:
         """Read on from the checkpoints of what we own now."""
@@ -171,8 +177,7 @@ class HostRunner:
     async def _gather(self) -> Turn:
         """Decide what is there until the commit in flight is done, or the turn is full."""
         turn = Turn(self.partitions, self._ledger.partitions, self.policy)
-        self._run_wakes(turn)
-        while not (turn.full or self._orders or self._stopping):
+        while not (turn.full or self._orders or self._lost or self._stopping):
             served = self._serve_slice(turn)
             if self._commit is None or self._commit.done():
                 if not turn.empty and not served:
@@ -184,11 +189,13 @@ class HostRunner:
                 await asyncio.sleep(0)  # let the network in, then look at the urgent lane again
                 continue
             await self._wait_for_input(turn)
-            self._run_wakes(turn)
         return turn
 
     def _serve_slice(self, turn: Turn) -> int:
-        """Decide a little: all urgent and other small lanes first, then some normal and bulk."""
+        """Decide a little: all urgent and other small lanes first, then what is due and the rest.
+
+        Wake-ups come behind the urgent lane: a night's held campaign must not delay a code.
+        """
         served = self._serve_lanes(turn, ("urgent",), limits.TURN_SLICE)
         if served:
             self._urgent_seen_s = self._clock.steady_s()
@@ -198,7 +205,8 @@ class HostRunner:
             bulk = min(bulk, limits.TURN_BULK_BESIDE_URGENT - turn.bulk_objects)
         if bulk > 0:
             before = turn.objects
-            served += self._serve_lanes(turn, _BULK_LANES, bulk)
+            woken = self._serve_wakes(turn, bulk)
+            served += woken + self._serve_lanes(turn, _BULK_LANES, bulk - woken)
             turn.bulk_objects += turn.objects - before
         return served
 
@@ -216,23 +224,32 @@ class HostRunner:
                 served += turn.receive(buffered.popleft(), now) or 1
         return served
 
-    def _run_wakes(self, turn: Turn) -> None:
+    def _serve_wakes(self, turn: Turn, most: int) -> int:
+        """Decide up to `most` conversations that are due; returns how many."""
         now = self._clock.now_ms()
-        for partition in self.partitions.values():
-            if partition.lost:
-                continue
-            for key in partition.due(now, limits.WAKES_PER_TURN):
-                turn.wake(partition, key, now)
+        most = min(most, limits.WAKES_PER_TURN - turn.wakes)
+        woken = 0
+        partitions = list(self.partitions.values())
+        first = self._commits % max(1, len(partitions))  # each is the first to be asked in its turn
+        for partition in partitions[first:] + partitions[:first]:
+            while woken < most and not turn.full and not partition.lost:
+                due = partition.due(now, 1)
+                if not due:
+                    break
+                turn.wake(partition, due[0], now)
+                woken += 1
+        return woken
 
     async def _wait_for_input(self, turn: Turn) -> None:
         """Until there is something to decide, a wake-up is due, or the commit is done."""
         timeout_s = _IDLE_S
-        now = self._clock.now_ms()
-        for partition in self.partitions.values():
-            wake = partition.next_wake()
-            if wake is not None:
-                timeout_s = min(timeout_s, max(0.0, (wake - now) / 1000))
         bulk_full = turn.bulk_objects >= limits.TURN_BULK_BESIDE_URGENT
+        if not bulk_full and turn.wakes < limits.WAKES_PER_TURN:
+            now = self._clock.now_ms()
+            for partition in self.partitions.values():
+                wake = partition.next_wake()
+                if wake is not None:
+                    timeout_s = min(timeout_s, max(0.0, (wake - now) / 1000))
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._look_up.wait())]
         if self._commit is not None and not self._commit.done():
             waits.append(self._commit)
@@ -254,9 +271,7 @@ class HostRunner:
     async def _commit_works(self, works: Sequence[Work]) -> None:
         """Commit what one turn decided; drop what is no longer ours and commit the rest."""
         for work in works:
-            names = work.missing_blocks()
-            if names:
-                work.fill_bodies(await self._bodies.get(work.partition.number, names))
+            await self._fill_bodies(work)
         started_s = self._clock.steady_s()
         pending = [list(works)]
         while pending:
@@ -280,6 +295,18 @@ class HostRunner:
                 batch.committed(last)
                 self._count(some, started_s)
 
+    async def _fill_bodies(self, work: Work) -> None:
+        """Fetch what was parked; a partition whose bodies cannot be read is given up for now."""
+        names = work.missing_blocks()
+        if not names or work.partition.lost:
+            return
+        number = work.partition.number
+        try:
+            work.fill_bodies(await self._bodies.get(number, names))
+        except TactError as error:
+            log.error("bodies-given-up", code=error.code, advice=error.message)
+            self._lose([number])
+
     def _lose(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             partition = self.partitions.get(number)
@@ -287,12 +314,14 @@ class HostRunner:
                 partition.lost = True
             self._metrics.add("tact_fence_lost_total")
             log.warning("fence-lost", partition=number)
+        self._lost = True
         self._look_up.set()
 
     def _drop_lost(self) -> bool:
         lost = [number for number, partition in self.partitions.items() if partition.lost]
         for number in lost:
             del self.partitions[number]
+        self._lost = False
         return bool(lost)
 
     def _count(self, works: Sequence[Work], started_s: float) -> None:

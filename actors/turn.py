@@ -216,7 +216,9 @@ class Turn:
         self.objects = 0
         self.payload_bytes = 0
         self.bulk_objects = 0
-        """Of the normal and bulk lanes; kept by the runner."""
+        """Of the normal and bulk lanes, and woken; kept by the runner."""
+        self.wakes = 0
+        """Conversations woken because their time had come."""
         self.urgent_deliveries = 0
         self.state_bytes = 0
         """Of the partition with the largest log record so far."""
@@ -272,9 +274,11 @@ class Turn:
         now = partition.at_ms = max(clock_ms, partition.at_ms)
         work = self._work(partition)
         conversation = work.open(key, self.policy)
+        told = len(work.outcomes)
         if conversation is not None:
             conversation.wake(now)
-        self._account(work, 1, 0)
+        self.wakes += 1
+        self._account(work, max(1, len(work.outcomes) - told), 0)
 
     def close(self) -> list[Work]:
         """The turn's work, packed; the partitions' memories have moved on to it."""
