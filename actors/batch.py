@@ -78,7 +78,7 @@ class Batch:
             self._add(
                 parked_subject(number, f"{work.block}-{index}"),
                 _pack(bodies),
-                lifetime_ms // 1000 + limits.PARKED_GRACE_S,
+                min(lifetime_ms // 1000 + limits.PARKED_GRACE_S, limits.PARKED_TTL_MAX_S),
             )
 
     def _add_log(self, work: Work, policy_version: str) -> None:

@@ -274,11 +274,12 @@ class Turn:
         now = partition.at_ms = max(clock_ms, partition.at_ms)
         work = self._work(partition)
         conversation = work.open(key, self.policy)
-        told = len(work.outcomes)
+        counted = len(work.counted)
         if conversation is not None:
             conversation.wake(now)
         self.wakes += 1
-        self._account(work, max(1, len(work.outcomes) - told), 0)
+        # One may release many held intents: everything told or handed over is counted at least once.
+        self._account(work, max(1, len(work.counted) - counted), 0)
 
     def close(self) -> list[Work]:
         """The turn's work, packed; the partitions' memories have moved on to it."""

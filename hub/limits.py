@@ -90,6 +90,9 @@ BODY_FETCH_SUBJECTS = 1_000
 """Subjects in one multi-get. The server allows 1,024 (ADR-31)."""
 PARKED_GRACE_S = 24 * 3_600
 """A parked body outlives its intent by this: a hub that was down can still release in time."""
+PARKED_TTL_MAX_S = 100 * 366 * 24 * 3_600
+"""The server adds a TTL to its clock in nanoseconds of 64 bits: an intent that expires in the year
+9999 would overflow, and its body be gone at once."""
 WAKES_PER_TURN = 1_000
 DELIVERY_TTL_S = 7 * 24 * 3_600
 OUTCOME_TTL_S = 7 * 24 * 3_600
@@ -152,6 +155,8 @@ PUBLISH_PATIENCE_S = 30.0
 beside another."""
 OUTCOME_PULL_MESSAGES = 64
 """Outcome messages a client holds unacknowledged: at most 16 MiB (ARRAY_BYTES each)."""
+OUTCOME_REFUSALS = 8
+"""Refusals in a row before a reader of outcomes is told. One may be a consumer half deleted."""
 OUTCOME_ACK_WAIT_S = 30
 """After so long without a sign of life of its reader an outcome message is given out again."""
 ASK_TIMEOUT_S = 5.0
