@@ -9,14 +9,15 @@ import hashlib
 import re
 import tomllib
 from datetime import date, timedelta
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from hub import limits
-from hub.contract.subjects import CHANNELS
+from hub.contract.subjects import CHANNELS, is_source
 from hub.contract.zones import zone_exists
 from hub.errors import PolicyError
 
@@ -98,13 +99,14 @@ class PolicyDocument(Struct, forbid_unknown_fields=True, kw_only=True):
 def load_policy(path: Path) -> PolicyDocument:
     """The document in a file. Raises PolicyError naming file, key and what is allowed."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(limits.POLICY_BYTES + 1)
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read: {error.strerror}", place="") from error
     if len(data) > limits.POLICY_BYTES:
         raise PolicyError(f"{path}: larger than {limits.POLICY_BYTES} bytes", place="")
     try:
-        return parse_policy(data.decode())
+        return parse_policy(data.decode("utf-8-sig"))  # some editors put a byte order mark
     except UnicodeDecodeError as error:
         raise PolicyError(f"{path}: not UTF-8 at byte {error.start}", place="") from error
     except PolicyError as error:
@@ -115,19 +117,25 @@ def parse_policy(text: str) -> PolicyDocument:
     """The document in a TOML text. Raises PolicyError."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise PolicyError("not TOML: nested too deeply", place="") from error
+    except ValueError as error:  # TOMLDecodeError, and what int() says of 5000 digits
         raise PolicyError(f"not TOML: {error}", place="") from error
     return convert_policy(table)
 
 
 def convert_policy(table: dict[str, Any]) -> PolicyDocument:
-    """The document in a parsed table. Raises PolicyError."""
+    """The document in a parsed table. Raises PolicyError, with the place as `facts["place"]`."""
     try:
         document = msgspec.convert(table, PolicyDocument, strict=True)
+        _check(document)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from error
-    _check(document)
-    return document
+        place, problem = _explain(str(error), table)
+    except PolicyError as error:
+        place, problem = error.facts["place"], error.facts["problem"]
+    else:
+        return document
+    raise PolicyError(f"{_said(place, table)}{problem}", place=place, problem=problem)
 
 
 def policy_version(document: PolicyDocument) -> str:
@@ -185,15 +193,20 @@ def _check(document: PolicyDocument) -> None:
     if not document.categories:
         _fail("categories", "at least one category is needed")
     for name, category in document.categories.items():
-        _check_route(category.route, f"categories.{name}.route")
+        place = _category_place(name)
+        if not name.isprintable():
+            _fail(place, "a name is one line of printable characters")
+        _check_route(category.route, f"{place}.route")
         if len(set(category.bypass)) != len(category.bypass):
-            _fail(f"categories.{name}.bypass", "names a kind twice")
+            _fail(f"{place}.bypass", "names a kind twice")
     names: dict[str, str] = {}
     rules = 0
     for kind in ("caps", "gaps", "quiet", "presence"):
         for index, rule in enumerate(getattr(document, kind)):
             place = f"{kind}[{index}]"
             _check_filter(document, rule, place)
+            if not rule.name.isprintable():
+                _fail(f"{place}.name", "a name is one line of printable characters")
             if rule.name in names:
                 _fail(f"{place}.name", f"{rule.name!r} is already the name of {names[rule.name]}")
             names[rule.name] = place
@@ -226,6 +239,9 @@ def _check_filter(document: PolicyDocument, rule: Filter, place: str) -> None:
         if channel not in CHANNELS:
             known = ", ".join(CHANNELS)
             _fail(f"{place}.channels", f"unknown channel {channel!r}; known: {known}")
+    for app in rule.apps or ():
+        if not is_source(app):
+            _fail(f"{place}.apps", f"{app!r} cannot be an app: 1 to 32 of a-z 0-9 -")
 
 
 def _check_cap(cap: Cap, place: str) -> None:
@@ -277,12 +293,16 @@ _RULE_CHECKS: dict[type, Any] = {
 # ---- errors --------------------------------------------------------------------------------------
 
 
-def _fail(place: str, problem: str) -> Any:
-    raise PolicyError(f"{place}: {problem}" if place else problem, place=place)
+def _fail(place: str, problem: str) -> NoReturn:
+    message = f"{place}: {problem}" if place else problem
+    raise PolicyError(message, place=place, problem=problem)
 
 
-_AT = re.compile(r"(.*?)(?: - at `(?:key in )?\$(.*)`)?\Z", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_AT = re.compile(r"(.*?)(?: - at `(key` in `)?\$\.?(.*)`)?\Z", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`\Z")
+_RULE = re.compile(r"(caps|gaps|quiet|presence)\[(\d+)\]")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 _TABLES: dict[str, type[Struct]] = {
     "": PolicyDocument,
     "caps": Cap,
@@ -299,20 +319,65 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "per": ("customer", "channel", "account"),
     "version": (1,),
 }
+_IN_QUOTES = ("datetime", "date", "time")
+"""Types that TOML has and the document writes as text."""
 
 
-def _explain(error: str) -> PolicyError:
-    """msgspec's message with the place in the words of the document, and the keys allowed there."""
+def _explain(error: str, table: dict[str, Any]) -> tuple[str, str]:
+    """Place and problem in words of the document, from msgspec's message."""
     match = _AT.match(error)
-    problem, path = (match[1], match[2] or "") if match else (error, "")
-    place = path.removeprefix(".").replace("[...]", ".*")
-    unknown = _UNKNOWN.match(problem)
-    if unknown is not None:
-        steps = [step for step in re.split(r"[.\[\]0-9*]+", place) if step in _TABLES and step]
-        table = steps[-1] if steps else ""
-        allowed = ", ".join(f.encode_name for f in msgspec.structs.fields(_TABLES[table]))
-        problem = f"unknown key {unknown[1]!r}; allowed: {allowed}"
-    elif problem.startswith("Invalid enum value"):
-        key = re.split(r"[.\[]", place.rstrip("]0123456789["))[-1]
-        problem += f"; allowed: {', '.join(map(str, _CHOICES.get(key, ())))}"
-    return PolicyError(f"{place}: {problem}" if place else problem, place=place)
+    problem, is_key, path = (match[1], match[2], match[3] or "") if match else (error, None, "")
+    steps = re.findall(r"[a-z_]+", path)
+    if is_key:
+        return path, "the name of a category has 1 to 64 characters"
+    place = path
+    if path.startswith("categories[...]"):
+        place = path.replace("categories[...]", _bad_category(table), 1)
+    if (unknown := _UNKNOWN.match(problem)) is not None:
+        owner = next((step for step in reversed(steps) if step in _TABLES), "")
+        return _inside(place, unknown[1]), _unknown_key(unknown[1], owner)
+    if (missing := _MISSING.match(problem)) is not None:
+        return _inside(place, missing[1]), "is missing"
+    if problem.startswith("Invalid enum value"):
+        allowed = _CHOICES.get(steps[-1] if steps else "", ())
+        return place, f"{problem.lower()}; allowed: {', '.join(map(str, allowed))}"
+    problem = problem.replace(" | null", "").replace("Expected", "expected")
+    if problem.endswith(tuple(f"got `{name}`" for name in _IN_QUOTES)):
+        problem += "; write it in quotes"
+    return place, problem
+
+
+def _unknown_key(key: str, owner: str) -> str:
+    allowed = [field.encode_name for field in msgspec.structs.fields(_TABLES[owner])]
+    close = get_close_matches(key, allowed, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown key{hint}; allowed: {', '.join(allowed)}"
+
+
+def _inside(place: str, key: str) -> str:
+    key = key if _BARE_KEY.match(key) else msgspec.json.encode(key).decode()
+    return f"{place}.{key}" if place else key
+
+
+def _category_place(name: str) -> str:
+    return _inside("categories", name)
+
+
+def _bad_category(table: dict[str, Any]) -> str:
+    """The place of the first category that is not valid: msgspec does not name it."""
+    for name, category in table["categories"].items():
+        try:
+            msgspec.convert(category, Category, strict=True)
+        except msgspec.ValidationError:
+            return _category_place(name)
+    return "categories"
+
+
+def _said(place: str, table: dict[str, Any]) -> str:
+    """The place for a person: an index says little, so the name of the rule goes with it."""
+    match = _RULE.match(place)
+    if match is None:
+        return f"{place}: " if place else ""
+    rule = table[match[1]][int(match[2])]
+    name = rule.get("name") if isinstance(rule, dict) else None
+    return f"{place} ({name}): " if isinstance(name, str) and name else f"{place}: "
