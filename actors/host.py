@@ -41,7 +41,7 @@ class ConversationHost:
         self.counted = Metrics()
         self._policy = Policy(parse_policy(settings.policy))
         self._connection: Connection | None = None
-        self._ledger: JetStreamLedger | None = None
+        self.ledger: JetStreamLedger | None = None
         self._runner: HostRunner | None = None
         self._loop: asyncio.Task[None] | None = None
         self._answering: dict[int, Any] = {}
@@ -52,7 +52,7 @@ class ConversationHost:
         runner = await self._open()
         partitions = [p for p in runner.partitions.values() if not p.lost]
         await self._answer_for({p.number for p in partitions})
-        assert self._connection is not None and self._ledger is not None
+        assert self._connection is not None and self.ledger is not None
         return {
             "name": self._name,
             "incarnation": self.incarnation,
@@ -62,7 +62,7 @@ class ConversationHost:
             "held": sum(p.held for p in partitions),
             "pending": runner.pending(),
             "connected": self._connection.connected,
-            "full": self._ledger.full,
+            "full": self.ledger.full,
             "policy": runner.policy.version,
         }
 
@@ -86,7 +86,7 @@ class ConversationHost:
         return self._policy.version
 
     async def metrics(self) -> Snapshot:
-        if self._runner is None or self._ledger is None:
+        if self._runner is None or self.ledger is None:
             return Snapshot()
         partitions = self._runner.partitions.values()
         gauges: dict[Series, float] = {
@@ -95,10 +95,10 @@ class ConversationHost:
             ("tact_partitions", ()): len(partitions),
         }
         positions = {p.number: dict(p.checkpoint) for p in partitions}
-        for (partition, lane), count in (await self._ledger.lag(positions)).items():
+        for (partition, lane), count in (await self.ledger.lag(positions)).items():
             gauges["tact_lag", (str(partition), lane)] = count
         snapshot = self.counted.snapshot(gauges)
-        for reply, count in self._ledger.replies.items():
+        for reply, count in self.ledger.replies.items():
             snapshot.counters["tact_commit_replies_total", (reply,)] = count
         return snapshot
 
@@ -122,9 +122,9 @@ class ConversationHost:
                     user=settings.user,
                     password=settings.password,
                 )
-                self._ledger = JetStreamLedger(self._connection, settings.partitions)
+                self.ledger = JetStreamLedger(self._connection, settings.partitions)
                 self._runner = HostRunner(
-                    self._ledger, self._clock, self._policy, self.incarnation, self.counted
+                    self.ledger, self._clock, self._policy, self.incarnation, self.counted
                 )
                 self._loop = asyncio.create_task(self._runner.run())
                 self._loop.add_done_callback(_die_if_failed)

@@ -278,7 +278,7 @@ class Turn:
         if conversation is not None:
             conversation.wake(now)
         self.wakes += 1
-        # One may release many held intents: everything told or handed over is counted at least once.
+        # One may release many held intents; whatever is told or handed over is also counted.
         self._account(work, max(1, len(work.counted) - counted), 0)
 
     def close(self) -> list[Work]:

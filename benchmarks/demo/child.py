@@ -1,0 +1,79 @@
+"""A child process of the demo that speaks JSON lines on standard output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+
+class ChildFailed(Exception):
+    """A process ended too early, badly, or not at all."""
+
+
+class Child:
+    """One process; what it writes to standard error goes to a file."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, errors: Path) -> None:
+        self.name = name
+        self.process = process
+        self._errors = errors
+
+    @classmethod
+    async def start(cls, name: str, command: list[str], directory: Path) -> Child:
+        errors = directory / f"{name}.log"
+        with open(errors, "wb") as stream:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stream,
+                start_new_session=True,  # Ctrl-C comes to us, and we stop it in order
+            )
+        return cls(name, process, errors)
+
+    async def line(self, timeout_s: float) -> dict[str, Any]:
+        """The next line. Raises ChildFailed when the process ends, or takes too long."""
+        assert self.process.stdout is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                line = await self.process.stdout.readline()
+        except TimeoutError as error:
+            raise self._failed(f"said nothing for {timeout_s:.0f} s") from error
+        if not line:
+            raise self._failed(f"ended with exit code {await self.process.wait()}")
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    async def lines(self, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
+        """Lines until one says that it is done. Raises ChildFailed."""
+        while True:
+            line = await self.line(timeout_s)
+            yield line
+            if line["done"]:
+                return
+
+    async def stop(self, timeout_s: float) -> int:
+        """SIGTERM, and its exit code. Raises ChildFailed when it does not end."""
+        with contextlib.suppress(ProcessLookupError):  # ended by itself
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.process.wait()
+        except TimeoutError as error:
+            raise self._failed(f"did not end within {timeout_s:.0f} s of SIGTERM") from error
+
+    async def kill(self) -> None:
+        """SIGKILL if it still runs: for a demo that is cut short."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+
+    def _failed(self, what: str) -> ChildFailed:
+        lines = self._errors.read_text(encoding="utf-8", errors="replace").splitlines()
+        tail = "\n".join(lines[-12:]) or "(it wrote no log)"
+        return ChildFailed(f"{self.name} {what}; the end of its log:\n{tail}")

@@ -1,0 +1,171 @@
+"""A gateway: consumes deliveries and reports receipts over plain nats-py, as docs/contract.md says.
+
+A process of its own that shares no code with the hub. It sends nothing anywhere: what a provider
+would say is chosen by a hash of the delivery's id. A delivery message is acknowledged after its
+receipts are. SIGTERM: finish what is there, and print one line of JSON with the counts.
+
+    python -m benchmarks.demo.gateway --nats URL
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
+
+import nats
+import nats.errors
+import nats.js.errors
+import uvloop
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig
+
+SOURCE = "demo-gateway"
+FETCH = 64
+"""Messages taken at once, each with up to 256 deliveries; so many are unacknowledged at most."""
+ARRAY = 256
+"""Receipts in one message at most, as the contract allows."""
+WAIT_S = 0.5
+RECEIPTS_TIMEOUT_S = 10.0
+
+Receipt = dict[str, Any]
+
+
+def answers(delivery: str) -> list[tuple[str, str | None]]:
+    """What becomes of a delivery: (status, failure class), in the order it is reported."""
+    lot = int.from_bytes(blake2b(delivery.encode(), digest_size=4).digest()) % 100
+    if lot < 2:
+        return [("failed", "dead_address")]
+    if lot < 3:
+        return [("sent", None), ("failed", "provider")]
+    if lot < 4:
+        return [("unknown", None)]
+    if lot < 5:  # some gateways report twice
+        return [("delivered", None), ("delivered", None)]
+    if lot < 6:  # and some in the wrong order
+        return [("read", None), ("delivered", None)]
+    if lot < 30:
+        return [("delivered", None), ("read", None)]
+    return [("delivered", None)]
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """FNV-1a, 32 bits, modulo: all keys of an array must fall in one partition."""
+    value = 2166136261
+    for byte in key.encode():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return value % partitions
+
+
+async def read_partitions(client: Client) -> int:
+    """How many partitions INTAKE has: the number in its subject transform."""
+    info = await client.request("$JS.API.STREAM.INFO.INTAKE", b"", timeout=5)
+    transform = json.loads(info.data)["config"]["subject_transform"]["dest"]
+    return int(transform.split("partition(")[1].split(",")[0])
+
+
+class Gateway:
+    """Takes deliveries, reports receipts, in rounds."""
+
+    def __init__(self, client: Client, partitions: int) -> None:
+        self._stream: JetStreamContext = client.jetstream()
+        self._partitions = partitions
+        self.stopping = False
+        self.deliveries: Counter[str] = Counter()
+        """Deliveries taken, by channel."""
+        self.receipts: Counter[str] = Counter()
+        """Receipts published, by status."""
+
+    async def run(self) -> None:
+        """Until `stopping` is set and nothing is left."""
+        consumer = await self._stream.pull_subscribe(
+            "hub.out.>",
+            durable=SOURCE,
+            stream="LEDGER",
+            config=ConsumerConfig(max_ack_pending=4 * FETCH),
+        )
+        while True:
+            try:
+                messages = await consumer.fetch(FETCH, timeout=WAIT_S)
+            except nats.errors.TimeoutError:
+                if self.stopping:
+                    return
+                continue
+            except (nats.errors.Error, nats.js.errors.Error):  # reconnecting: try again
+                await asyncio.sleep(WAIT_S)
+                continue
+            await self._report(messages)
+            for message in messages:
+                await message.ack()
+
+    async def _report(self, messages: list[Msg]) -> None:
+        """Publish the receipts of some delivery messages; returns when they are acknowledged."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        waiting: dict[int, list[Receipt]] = defaultdict(list)
+        for message in messages:
+            found = json.loads(message.data)
+            for delivery in found if isinstance(found, list) else [found]:
+                self.deliveries[delivery["channel"]] += 1
+                queue = waiting[partition_of(delivery["customer"], self._partitions)]
+                queue.extend(self._receipts(delivery, now))
+        arrays = [
+            queue[start : start + ARRAY]
+            for queue in waiting.values()
+            for start in range(0, len(queue), ARRAY)
+        ]
+        await asyncio.gather(*map(self._publish, arrays))
+
+    def _receipts(self, delivery: dict[str, Any], now: str) -> list[Receipt]:
+        receipts = []
+        for status, failure in answers(delivery["id"]):
+            self.receipts[status] += 1
+            receipt = {
+                "delivery": delivery["id"],
+                "customer": delivery["customer"],
+                "status": status,
+                "at": now,
+            }
+            receipts.append(receipt if failure is None else {**receipt, "class": failure})
+        return receipts
+
+    async def _publish(self, receipts: list[Receipt]) -> None:
+        subject = f"hub.to.receipt.{SOURCE}.{receipts[0]['customer']}"
+        payload = json.dumps(receipts, separators=(",", ":")).encode()
+        while True:
+            try:
+                await self._stream.publish(subject, payload, timeout=RECEIPTS_TIMEOUT_S)
+            except (nats.errors.Error, nats.js.errors.Error):  # repeats are harmless
+                await asyncio.sleep(WAIT_S)
+            else:
+                return
+
+
+async def serve(url: str) -> None:
+    client = await nats.connect(url, name=SOURCE, max_reconnect_attempts=-1)
+    gateway = Gateway(client, await read_partitions(client))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, gateway, "stopping", True)
+    await gateway.run()
+    line = {"deliveries": gateway.deliveries, "receipts": gateway.receipts}
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+    await client.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nats", required=True)
+    uvloop.run(serve(parser.parse_args().nats))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""What a shop has to say about its purchases: intents built from the CDNOW log, and some mistakes.
+
+Pure, and the same messages for the same log: whatever is chosen is chosen by a hash of an id.
+The log: 69,659 purchases of 23,570 customers of an online shop, 1997-01 to 1998-06.
+"""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+APP = "shop"
+ZONES = (
+    "Pacific/Honolulu",
+    "America/Los_Angeles",
+    "America/New_York",
+    "America/Sao_Paulo",
+    "Europe/London",
+    "Europe/Berlin",
+    "Africa/Nairobi",
+    "Asia/Karachi",
+    "Asia/Kolkata",
+    "Asia/Shanghai",
+    "Asia/Tokyo",
+    "Pacific/Auckland",
+)
+"""Two hours apart, more or less: at any moment somebody's night has just begun."""
+
+CODE_EVERY = 70
+REPEAT_EVERY = 250
+MISTAKE_EVERY = 200
+"""Purchases between two one-time codes, two repeats and two mistakes."""
+
+
+@dataclass
+class Outgoing:
+    """One message to publish. `ids` are the good intents in it; `kind` is for the count."""
+
+    kind: str
+    subject: str
+    payload: bytes
+    message_id: str | None = None
+    ids: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Purchase:
+    number: int
+    customer: str
+    day: str
+    cds: int
+    dollars: str
+
+
+def find_log() -> Path:
+    """The log inside the installed Lifetimes wheel, which is not imported. FileNotFoundError."""
+    path = Path(sysconfig.get_path("purelib"), "lifetimes", "datasets", "CDNOW_master.txt")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: `make demo` installs it with the Lifetimes wheel"
+        )
+    return path
+
+
+def read_log(path: Path) -> list[Purchase]:
+    """All purchases in the order of their days."""
+    lines = path.read_text(encoding="ascii").splitlines()[1:]
+    rows = sorted((line.split() for line in lines if line.strip()), key=lambda row: row[1])
+    return [
+        Purchase(number, customer, day, int(cds), dollars)
+        for number, (customer, day, cds, dollars) in enumerate(rows, start=1)
+    ]
+
+
+def chosen(what: str, of: int) -> int:
+    """A number below `of` that belongs to `what` for ever."""
+    return int.from_bytes(blake2b(what.encode(), digest_size=4).digest()) % of
+
+
+def addresses(customer: str) -> dict[str, str]:
+    """Where a customer can be reached: most by WeCom, many by SMS, some by push, few not at all."""
+    found = {}
+    if chosen(f"{customer} wecom", 10) < 7:
+        found["wecom"] = f"wm{customer}"
+    if chosen(f"{customer} sms", 10) < 8:
+        found["sms"] = f"+86139{customer.zfill(8)}"
+    if chosen(f"{customer} push", 10) < 4:
+        found["push"] = f"device-{customer}"
+    return found
+
+
+def messages(purchases: list[Purchase], now: datetime) -> Iterator[Outgoing]:
+    """Everything the shop publishes, in order. `now` dates the offers that end soon."""
+    mistakes = _mistakes()
+    for purchase in purchases:
+        one = _purchase_message(purchase, now)
+        yield one
+        if purchase.number % CODE_EVERY == 0:
+            yield _code_message(purchase)
+        if purchase.number % REPEAT_EVERY == 0:
+            yield _again(one, purchase)
+        if purchase.number % MISTAKE_EVERY == 0:
+            yield next(mistakes)(purchase)
+
+
+def _purchase_message(purchase: Purchase, now: datetime) -> Outgoing:
+    """The order notice and the offer that follows it: one customer, so one array."""
+    number, customer = purchase.number, purchase.customer
+    notice: dict[str, Any] = {
+        "id": f"order-{number}",
+        "app": APP,
+        "customer": customer,
+        "category": "service",
+        "content": {
+            "text": f"Your order of {purchase.cds} CDs for ${purchase.dollars} is on its way."
+        },
+        "timezone": ZONES[chosen(customer, len(ZONES))],
+    }
+    if to := addresses(customer):
+        notice["to"] = to
+    offer: dict[str, Any] = {
+        "id": f"offer-{number}",
+        "app": APP,
+        "customer": customer,
+        "category": "marketing",
+        "content": {
+            "sms": {"text": "10% off your next order: reply CD"},
+            "*": {"title": "For you", "text": "10% off your next order", "url": "/next"},
+        },
+    }
+    kind = chosen(f"offer {number}", 10)
+    if kind < 2:  # a flash sale: better never than late
+        offer["expires_at"] = (now + timedelta(minutes=10)).isoformat()
+    elif kind < 5:  # only the newest of these is worth reading
+        offer["collapse_key"] = "next-order"
+    elif kind == 5:  # to every screen the customer has
+        offer["reach"] = "all"
+    lane = "bulk" if chosen(f"{customer} club", 4) == 0 else "normal"
+    return _outgoing("purchase", lane, customer, [notice, offer], f"purchase-{number}")
+
+
+def _code_message(purchase: Purchase) -> Outgoing:
+    customer = purchase.customer
+    code = {
+        "id": f"code-{purchase.number}",
+        "app": APP,
+        "customer": customer,
+        "category": "otp",
+        "content": {"text": f"Your code is {chosen(f'code {purchase.number}', 10**6):06d}"},
+        "to": {"sms": f"+86139{customer.zfill(8)}"},
+    }
+    return _outgoing("code", "urgent", customer, code, code["id"])
+
+
+def _outgoing(kind: str, lane: str, key: str, content: Any, name: str) -> Outgoing:
+    several = content if isinstance(content, list) else [content]
+    return Outgoing(
+        kind,
+        f"hub.to.{lane}.{APP}.{key}",
+        json.dumps(content, separators=(",", ":")).encode(),
+        f"{APP}:{name}",
+        [each["id"] for each in several],
+    )
+
+
+def _again(one: Outgoing, purchase: Purchase) -> Outgoing:
+    """The same message once more: with its Nats-Msg-Id the server refuses it, else the hub does."""
+    named = purchase.number % (2 * REPEAT_EVERY) == 0
+    return Outgoing("repeat", one.subject, one.payload, one.message_id if named else None)
+
+
+# ---- what goes wrong in the best of shops --------------------------------------------------------
+
+Mistake = Callable[[Purchase], Outgoing]
+
+
+def _mistakes() -> Iterator[Mistake]:
+    while True:
+        yield from _MISTAKES
+
+
+def _good(purchase: Purchase, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"bad-{purchase.number}",
+        "app": APP,
+        "customer": purchase.customer,
+        "category": "service",
+        "content": {"text": "never to be sent"},
+        **changes,
+    }
+
+
+def _bad(
+    purchase: Purchase, content: Any, *, lane: str = "normal", headers: dict[str, str] | None = None
+) -> Outgoing:
+    payload = content if isinstance(content, bytes) else json.dumps(content).encode()
+    subject = f"hub.to.{lane}.{APP}.{purchase.customer}"
+    return Outgoing("mistake", subject, payload, headers=headers or {})
+
+
+def _without(purchase: Purchase, name: str) -> dict[str, Any]:
+    return {key: value for key, value in _good(purchase).items() if key != name}
+
+
+def _one_bad_of_three(purchase: Purchase) -> Outgoing:
+    several = [
+        _good(purchase, id=f"note-{purchase.number}-{n}", content={"text": "Thank you."})
+        for n in range(3)
+    ]
+    several[1]["category"] = 7
+    found = _bad(purchase, several)
+    found.ids = [several[0]["id"], several[2]["id"]]
+    return found
+
+
+_RECEIPT = {"delivery": "shop:order-1:1", "status": "read", "at": "2026-01-01T00:00:00Z"}
+_PACKED = {"Content-Type": "application/msgpack"}
+
+_MISTAKES: tuple[Mistake, ...] = (
+    # cannot be decoded
+    lambda p: _bad(p, b""),
+    lambda p: _bad(p, b"Dear customer,"),
+    lambda p: _bad(p, json.dumps(_good(p)).encode()[:-20]),
+    lambda p: _bad(p, json.dumps(_good(p)).encode().replace(b"never", b"n\xffver")),
+    lambda p: _bad(p, b"\xc1\xff\x00", headers=_PACKED),
+    lambda p: _bad(p, b"[" * 5_000),
+    # is not an intent
+    lambda p: _bad(p, 42),
+    lambda p: _bad(p, []),
+    lambda p: _bad(p, _without(p, "customer")),
+    lambda p: _bad(p, _without(p, "content")),
+    lambda p: _bad(p, _good(p, urgent=True)),
+    lambda p: _bad(p, _good(p, id=p.number)),
+    lambda p: _bad(p, _good(p, id=f"bad {p.number}")),
+    lambda p: _bad(p, _good(p, priority=11)),
+    lambda p: _bad(p, _good(p, route=["fax"])),
+    lambda p: _bad(p, _good(p, route=["sms", "sms"])),
+    lambda p: _bad(p, _good(p, content={})),
+    lambda p: _bad(p, _good(p, content={"sms": "not an object"})),
+    lambda p: _bad(p, _good(p, timezone="Mars/Olympus")),
+    lambda p: _bad(p, _good(p, expires_at="tomorrow")),
+    lambda p: _bad(p, _good(p, not_before="2030-01-01T00:00:00")),
+    lambda p: _bad(p, _good(p, app="another")),
+    # names an unknown category
+    lambda p: _bad(p, _good(p, category="astrology")),
+    # has a key that does not match
+    lambda p: _bad(p, _good(p, customer=f"not-{p.customer}")),
+    lambda p: _bad(p, _good(p, customer="no key")),
+    # is too large
+    lambda p: _bad(p, _good(p, content={"text": "x" * 70_000})),
+    lambda p: _bad(p, [_good(p, id=f"bad-{p.number}-{n}") for n in range(300)]),
+    # is in the wrong lane
+    lambda p: _bad(p, {**_RECEIPT, "customer": p.customer}),
+    lambda p: _bad(p, _good(p), lane="receipt"),
+    lambda p: _bad(p, _good(p), lane="command"),
+    lambda p: _bad(p, _good(p), lane="inbound"),
+    # one bad object among good ones: the others are decided
+    _one_bad_of_three,
+)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
