@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -271,6 +273,28 @@ async def test_a_killed_server_loses_nothing_and_stores_nothing_twice(world: Wor
     assert len(set(names)) == len(names)
     objects = [each["id"] for message in stored for each in message.objects]
     assert sorted(objects) == sorted(f"i-{number}" for number in acknowledged)
+
+
+async def test_a_server_that_answers_late_stores_nothing_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every try of a message reaches the server: it was stopped, not gone."""
+    monkeypatch.setattr(limits, "PUBLISH_TIMEOUT_S", 0.1)
+    count = 300
+    async with world.client() as hub:
+        assert world.server.pid is not None
+        os.kill(world.server.pid, signal.SIGSTOP)
+        many = asyncio.create_task(hub.publish_many(map(intent, range(count))))
+        begin = asyncio.get_running_loop().time()
+        await eventually(lambda: asyncio.get_running_loop().time() > begin + 0.5)
+        assert not many.done()
+        os.kill(world.server.pid, signal.SIGCONT)
+        await many
+        await world.hub.client.flush()
+        stored = await world.intake()
+    assert len({message.message_id for message in stored}) == len(stored)
+    objects = [each["id"] for message in stored for each in message.objects]
+    assert sorted(objects) == sorted(f"i-{number}" for number in range(count))
 
 
 async def test_a_server_that_stays_away_is_told(

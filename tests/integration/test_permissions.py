@@ -18,6 +18,9 @@ from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
+from hub import limits
+from hub.client import HubClient
+from hub.ledger.streams import StreamSizes, stream_configs
 from hub.service.natsd import NatsServer, find_binary
 from tests.support.ledger import eventually
 
@@ -25,24 +28,7 @@ pytestmark = pytest.mark.nats
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "nats.conf"
 USERS = ("hub", "sys", "shop", "crm", "sms-gw", "ops")
-INTAKE = {
-    "name": "INTAKE",
-    "subjects": ["hub.to.>"],
-    "subject_transform": {
-        "src": "hub.to.*.*.*",
-        "dest": "hub.in.{{partition(4,3)}}.{{wildcard(1)}}.{{wildcard(2)}}",
-    },
-    "storage": "file",
-    "discard": "new",
-    "max_bytes": 8 << 20,
-}
-LEDGER = {
-    "name": "LEDGER",
-    "subjects": ["hub.out.>", "hub.outcome.>", "hub.parked.>", "hub.log.*"],
-    "storage": "file",
-    "allow_direct": True,
-    "max_bytes": 8 << 20,
-}
+SIZES = StreamSizes(8 * limits.MIB, 8 * limits.MIB, 8 * limits.MIB)
 FORBIDDEN_WRITES = (
     "hub.out.sms.0",
     "hub.outcome.shop",
@@ -82,9 +68,9 @@ class World:
 
 
 async def stored(js: JetStreamContext) -> dict[str, int]:
-    """Messages by subject in both streams."""
+    """Messages by subject in all streams."""
     counts: dict[str, int] = {}
-    for stream in ("INTAKE", "LEDGER"):
+    for stream in ("INTAKE", "LEDGER", "SNAPSHOTS"):
         counts |= (await js.stream_info(stream, subjects_filter=">")).state.subjects or {}
     return counts
 
@@ -122,12 +108,12 @@ async def world(server_url: str) -> AsyncIterator[World]:
 
 
 async def provision(js: JetStreamContext) -> None:
-    """Both streams, new and empty."""
-    for stream in (INTAKE, LEDGER):
+    """The hub's streams, new and empty."""
+    for config in stream_configs(partitions=4, replicas=1, sizes=SIZES):
         with contextlib.suppress(NotFoundError):
-            await js.delete_stream(str(stream["name"]))
+            await js.delete_stream(config["name"])
         await js._api_request(
-            f"$JS.API.STREAM.CREATE.{stream['name']}", json.dumps(stream).encode()
+            f"$JS.API.STREAM.CREATE.{config['name']}", json.dumps(config).encode()
         )
 
 
@@ -358,6 +344,26 @@ async def test_a_push_consumer_writes_nothing(world: World) -> None:
         assert (await hub.consumer_info("LEDGER", "shop")).delivered.consumer_seq == 0
         await shop.delete_consumer("LEDGER", "shop")
     assert await stored(hub) == before | {"hub.outcome.shop": 3}
+
+
+async def test_the_client_library_needs_no_more(world: World) -> None:
+    intent = {
+        "id": "i-1",
+        "app": "shop",
+        "customer": "c-1",
+        "category": "marketing",
+        "content": {"text": "hello"},
+    }
+    outcome = {"intent": "i-1", "app": "shop", "customer": "c-1", "state": "sent", "at": ""}
+    hub = await world.hub()
+    await hub.publish("hub.outcome.shop", json.dumps([outcome, outcome]).encode())
+    login = {"user": "shop", "password": password("shop")}
+    async with HubClient.connect(world.url, app="shop", **login) as client:
+        assert await client.publish(intent, lane="urgent") == 1
+        assert await client.command({"op": "release"} | dict(list(intent.items())[:3])) == 2
+        async with asyncio.timeout(5):
+            outcomes = client.outcomes()
+            assert [(await anext(outcomes)).state for _ in range(2)] == ["sent", "sent"]
 
 
 # ---- a gateway, an operator, a stranger --------------------------------------------------------
