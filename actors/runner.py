@@ -76,7 +76,8 @@ class HostRunner:
         """
         claimed = []
         for number in numbers:
-            if number in self.partitions:
+            owned = self.partitions.get(number)
+            if owned is not None and not owned.lost:
                 continue
             try:
                 image = await self._ledger.claim(number, self._name, self._clock.now_ms())
@@ -160,7 +161,8 @@ class HostRunner:
                 self._remember_bodies(works)
                 await self._finish_commit()
                 if works:
-                    self._commit = asyncio.create_task(self._commit_works(works))
+                    version = turn.policy.version
+                    self._commit = asyncio.create_task(self._commit_works(works, version))
             await self._finish_commit()
         finally:
             await self._leave()
@@ -200,15 +202,19 @@ class HostRunner:
         if served:
             self._urgent_seen_s = self._clock.steady_s()
         served += self._serve_lanes(turn, _FIRST_LANES, limits.TURN_SLICE)
-        bulk = limits.TURN_SLICE - served
-        if self._clock.steady_s() - self._urgent_seen_s < limits.URGENT_RECENT_S:
-            bulk = min(bulk, limits.TURN_BULK_BESIDE_URGENT - turn.bulk_objects)
+        bulk = min(limits.TURN_SLICE - served, self._bulk_room(turn))
         if bulk > 0:
             before = turn.objects
             woken = self._serve_wakes(turn, bulk)
             served += woken + self._serve_lanes(turn, _BULK_LANES, bulk - woken)
             turn.bulk_objects += turn.objects - before
         return served
+
+    def _bulk_room(self, turn: Turn) -> int:
+        """How many wake-ups, normal and bulk inputs this turn may still take."""
+        if self._clock.steady_s() - self._urgent_seen_s < limits.URGENT_RECENT_S:
+            return limits.TURN_BULK_BESIDE_URGENT - turn.bulk_objects
+        return limits.TURN_INTENTS
 
     def _serve_lanes(self, turn: Turn, lanes: Sequence[str], most: int) -> int:
         """Decide up to about `most` objects of some lanes, in their order; returns how many."""
@@ -243,8 +249,8 @@ class HostRunner:
     async def _wait_for_input(self, turn: Turn) -> None:
         """Until there is something to decide, a wake-up is due, or the commit is done."""
         timeout_s = _IDLE_S
-        bulk_full = turn.bulk_objects >= limits.TURN_BULK_BESIDE_URGENT
-        if not bulk_full and turn.wakes < limits.WAKES_PER_TURN:
+        may_read = self._bulk_room(turn) > 0  # else what is buffered would wake us at once
+        if may_read and turn.wakes < limits.WAKES_PER_TURN:
             now = self._clock.now_ms()
             for partition in self.partitions.values():
                 wake = partition.next_wake()
@@ -253,7 +259,7 @@ class HostRunner:
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._look_up.wait())]
         if self._commit is not None and not self._commit.done():
             waits.append(self._commit)
-        if not (bulk_full and self._commit is not None):
+        if may_read:
             waits.append(asyncio.ensure_future(self._reader.wait(timeout_s)))
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         self._look_up.clear()
@@ -268,7 +274,7 @@ class HostRunner:
             commit, self._commit = self._commit, None
             await commit
 
-    async def _commit_works(self, works: Sequence[Work]) -> None:
+    async def _commit_works(self, works: Sequence[Work], policy_version: str) -> None:
         """Commit what one turn decided; drop what is no longer ours and commit the rest."""
         for work in works:
             await self._fill_bodies(work)
@@ -279,18 +285,18 @@ class HostRunner:
             if not some:
                 continue
             self._commits += 1
-            batch = Batch(f"{self._name}-{self._commits}", some, self.policy.version)
+            batch = Batch(f"{self._name}-{self._commits}", some, policy_version)
             if batch.too_large:
                 pending.extend(map(list, reversed(halves(some))))
                 continue
             try:
                 last = await self._ledger.commit(batch.commit_id, batch.entries, batch.fences)
             except FenceLost as error:
-                self._lose(error.partitions)
+                self._lose(w for w in some if w.partition.number in error.partitions)
                 pending.append(some)
             except TactError as error:
                 log.error("commit-given-up", code=error.code, advice=error.message)
-                self._lose([work.partition.number for work in some])
+                self._lose(some)
             else:
                 batch.committed(last)
                 self._count(some, started_s)
@@ -305,15 +311,14 @@ class HostRunner:
             work.fill_bodies(await self._bodies.get(number, names))
         except TactError as error:
             log.error("bodies-given-up", code=error.code, advice=error.message)
-            self._lose([number])
+            self._lose([work])
 
-    def _lose(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            partition = self.partitions.get(number)
-            if partition is not None:
-                partition.lost = True
+    def _lose(self, works: Iterable[Work]) -> None:
+        """Their partitions are to be dropped: these objects, not what was claimed anew since."""
+        for work in works:
+            work.partition.lost = True
             self._metrics.add("tact_fence_lost_total")
-            log.warning("fence-lost", partition=number)
+            log.warning("fence-lost", partition=work.partition.number)
         self._lost = True
         self._look_up.set()
 

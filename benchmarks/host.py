@@ -1,8 +1,8 @@
 """One host in a process of its own, as Ray would run it, until a number of inputs is committed.
 
-Run by `benchmarks.decide`. Prints one line of JSON: seconds from the last claim, after which reading begins, to
-the last commit, its CPU seconds, and counts. `--relay` replaces deciding by passing on: same reading, same
-commits, no decoding and no decision.
+Run by `benchmarks.decide`. Prints one line of JSON: seconds from the last claim, after which
+reading begins, to the last commit, its CPU seconds, and counts. `--relay` replaces deciding by
+passing on: same reading, same commits, no decoding and no decision.
 """
 
 from __future__ import annotations
