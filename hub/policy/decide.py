@@ -111,12 +111,12 @@ def _blocks_of(
     asked = policy.asked(question.category, channel, question.app)
     if state.dnd and asked.dnd:
         blocks.extend(dnd_blocks(question, state, instant))
+    rules = asked.others
     if state.sends:
-        for rule in asked.counting:
-            block = rule.block(question, state, instant)
-            if block is not None:
-                blocks.append(block)
-    for rule in asked.others:
+        rules = asked.gaps + rules
+        if len(state.sends) >= asked.fewest:
+            rules = asked.caps + rules
+    for rule in rules:
         block = rule.block(question, state, instant)
         if block is not None:
             blocks.append(block)

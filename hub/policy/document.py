@@ -61,6 +61,8 @@ class Filter(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Cap(Filter, kw_only=True):
+    """At most `limit` dispatches in `window`."""
+
     limit: Annotated[int, Meta(ge=1, le=limits.CAP_LIMIT)]
     window: str
     per: Literal["customer", "channel", "account"] = "customer"
@@ -68,10 +70,14 @@ class Cap(Filter, kw_only=True):
 
 
 class Gap(Filter, kw_only=True):
+    """At least `min` between two dispatches."""
+
     min: str
 
 
 class Quiet(Filter, kw_only=True):
+    """Nothing goes out inside a daily window, or on some dates, of the customer's local time."""
+
     from_: str | None = field(name="from", default=None)
     to: str | None = None
     days: list[Day] | None = None
@@ -80,6 +86,8 @@ class Quiet(Filter, kw_only=True):
 
 
 class Presence(Filter, kw_only=True):
+    """Nothing goes out while the customer is talking with us."""
+
     within: str
 
 
