@@ -266,6 +266,7 @@ def channels_of(intent: Intent, policy: PolicyDocument) -> list[str]:
 
 
 def name_of(outcome: Outcome) -> Name:
+    """Which intent an outcome is about."""
     return Name(outcome.app, outcome.intent, outcome.customer)
 
 

@@ -62,10 +62,12 @@ def delivery_subject(channel: str, partition: int) -> str:
 
 
 def outcome_subject(app: str) -> str:
+    """What became of an application's intents."""
     return f"hub.outcome.{app}"
 
 
 def parked_subject(partition: int, block: str) -> str:
+    """Bodies of held intents: those that one turn parked for one partition."""
     return f"hub.parked.{partition}.{block}"
 
 
@@ -75,6 +77,7 @@ def log_subject(partition: int) -> str:
 
 
 def snapshot_subject(partition: int, part: str) -> str:
+    """A part of the copy of a partition's state that replaces the log behind it."""
     return f"hub.snap.{partition}.{part}"
 
 

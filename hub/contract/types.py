@@ -115,6 +115,8 @@ class DndSet(Command, tag="dnd.set", omit_defaults=True):
 
 
 class DndClear(Command, tag="dnd.clear"):
+    """Ends a do not disturb of the same scope."""
+
     scope: Scope
 
 

@@ -34,7 +34,7 @@ class HubAway(LedgerError):
 class HubRefused(TactError):
     """The hub's own error to what was asked, in its words."""
 
-    code = "hub-refused"
+    code = "request-refused"
 
 
 async def serve(connection: Connection, subject: str, answer: Answer) -> None:
