@@ -137,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     with open(options.acknowledged, "w", encoding="ascii") as acknowledged:
         uvloop.run(
-            publish_all(options.nats, options.log or find_log(), options.purchases, acknowledged)
+            publish_all(options.nats, options.log or find_log(), options.seconds, acknowledged)
         )
 
 

@@ -26,7 +26,7 @@ class Child:
     @classmethod
     async def start(cls, name: str, command: list[str], directory: Path) -> Child:
         errors = directory / f"{name}.log"
-        with open(errors, "wb") as stream:
+        with open(errors, "wb") as stream:  # noqa: ASYNC230 - a local file, opened once
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,

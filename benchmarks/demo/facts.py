@@ -1,20 +1,23 @@
-"""What happened, counted from the two streams: everything the demo's table says but the promises."""
+"""What happened, counted from the two streams: what the demo's tables say but the promises."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
+from math import ceil
 
 from hub.checkers import History, Told
 from hub.checkers.records import RECEIPTS, ms_of
-from hub.contract.decode import Rejection
 from hub.contract.subjects import INTENT_LANES, partition_of
-from hub.contract.types import Inbound, Intent, Receipt
+from hub.contract.types import Intent, Receipt
+
+KILL_GRACE_MS = 1_000
 
 
 @dataclass
 class Until:
-    """Held intents that wait for the same rules, and from when to when they may go."""
+    """Held intents that wait for the same rule, and from when to when they may go."""
 
     count: int = 0
     first_ms: int | None = None
@@ -38,9 +41,9 @@ class Facts:
     held_before: int = 0
     """Of those dispatched, how many had to wait first."""
     held: dict[str, Until] = field(default_factory=lambda: defaultdict(Until))
-    """By the rules that hold them now."""
+    """By the rule that holds them longest now."""
     suppressed: Counter[str] = field(default_factory=Counter)
-    """By the rules that forbade them."""
+    """By the rule that forbade them longest."""
     rejected: Counter[str] = field(default_factory=Counter)
     """By reason."""
     ended: Counter[str] = field(default_factory=Counter)
@@ -90,9 +93,9 @@ def _count_life(facts: Facts, life: list[Told]) -> None:
         facts.reported[word] += 1
     elif last.state == "held":
         eligible = last.next_eligible_at
-        facts.held[_rules(life[-1])].add(None if eligible is None else ms_of(eligible))
+        facts.held[_rule(life[-1])].add(None if eligible is None else ms_of(eligible))
     elif last.state == "suppressed":
-        facts.suppressed[_rules(life[-1])] += 1
+        facts.suppressed[_rule(life[-1])] += 1
     else:
         facts.ended[last.state] += 1
 
@@ -101,8 +104,13 @@ def _rank(state: str) -> int:
     return RECEIPTS[state]
 
 
-def _rules(told: Told) -> str:
-    return " + ".join(sorted({block.rule for block in told.outcome.rules or ()}))
+def _rule(told: Told) -> str:
+    """The rule that decides until when: the last to be ready, or the one that never is."""
+    blocks = told.outcome.rules or ()
+    ready = [block for block in blocks if block.ready_at is not None]
+    if not ready:
+        return " + ".join(sorted({block.rule for block in blocks}))
+    return max(ready, key=lambda block: block.ready_at or "").rule
 
 
 def _measure(facts: Facts, history: History) -> None:
@@ -122,30 +130,32 @@ def _measure(facts: Facts, history: History) -> None:
 
 def percentile(waits: list[float], share: float) -> float:
     """The value that `share` of the sorted waits do not exceed."""
-    return waits[min(len(waits) - 1, int(share * len(waits)))] if waits else 0.0
+    return waits[max(0, ceil(share * len(waits)) - 1)] if waits else 0.0
 
 
-def longest_silence_ms(history: History, partitions: int, since_ms: float) -> float:
-    """How long after `since_ms` the last partition got its next intent decided.
+def longest_silence_ms(history: History, partitions: int, killed_ms: float) -> float:
+    """The longest time without a decision that began about when a host was killed.
 
-    After a host was killed: what its customers waited, from its death to the next decision.
+    That is what the last of its partitions waited for a new owner. A batch that was under way is
+    still stored after the kill, hence the second of grace.
     """
-    following: dict[int, float] = {}
+    times: dict[int, list[float]] = defaultdict(list)
     for told in history.outcomes:
-        if told.stored_ms > since_ms:
-            number = partition_of(told.outcome.customer, partitions)
-            following.setdefault(number, told.stored_ms)
-    return max(following.values(), default=since_ms) - since_ms
-
-
-def mistakes(history: History) -> int:
-    """Objects of any lane that were not valid."""
-    return sum(isinstance(each.message, Rejection) for each in history.published)
+        times[partition_of(told.outcome.customer, partitions)].append(told.stored_ms)
+    longest = 0.0
+    for moments in times.values():
+        for before, after in pairwise(moments):
+            if before < killed_ms + KILL_GRACE_MS and after > killed_ms:
+                longest = max(longest, after - max(before, killed_ms))
+    return longest
 
 
 def customers(history: History) -> int:
-    return len({each.message.customer for each in history.published if _personal(each.message)})
-
-
-def _personal(message: object) -> bool:
-    return isinstance(message, Intent | Inbound)
+    """Who bought something."""
+    return len(
+        {
+            each.message.customer
+            for each in history.published
+            if isinstance(each.message, Intent) and each.message.id.startswith("order-")
+        }
+    )

@@ -7,7 +7,7 @@ The log: 69,659 purchases of 23,570 customers of an online shop, 1997-01 to 1998
 from __future__ import annotations
 
 import json
-import sysconfig
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -61,12 +61,11 @@ class Purchase:
 
 def find_log() -> Path:
     """The log inside the installed Lifetimes wheel, which is not imported. FileNotFoundError."""
-    path = Path(sysconfig.get_path("purelib"), "lifetimes", "datasets", "CDNOW_master.txt")
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: `make demo` installs it with the Lifetimes wheel"
-        )
-    return path
+    for directory in sys.path:
+        path = Path(directory, "lifetimes", "datasets", "CDNOW_master.txt")
+        if path.is_file():
+            return path
+    raise FileNotFoundError("the CDNOW log is missing: `make demo` installs it (wheel Lifetimes)")
 
 
 def read_log(path: Path) -> list[Purchase]:

@@ -1,4 +1,4 @@
-"""The demo's table: what happened, in words for people, and the promises as the checkers found them."""
+"""The demo's tables: what happened, in plain words, and the promises as the checkers found them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,6 @@ class Run:
     killed_pid: int
     silence_s: float
     """From the kill to the next decision for the last of the dead host's partitions."""
-    startup_s: float
-    check_s: float
     end_ms: float
 
 

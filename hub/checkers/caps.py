@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from hub.checkers.filters import bypasses, matches
 from hub.checkers.records import Handed, History, Violation, about_delivery
-from hub.checkers.zones import Zones, local
+from hub.checkers.zones import Zones, local, zones_of
 from hub.policy.document import CALENDAR, Cap, Gap, PolicyDocument, duration_ms
 
 
@@ -43,7 +43,7 @@ class Caps:
     promise = "caps"
 
     def check(self, history: History) -> list[Violation]:
-        zones = Zones(history)
+        zones = zones_of(history)
         found = []
         for dispatches in _by_customer(history).values():
             for policy in history.policies.values():

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from hub.checkers.filters import bypasses, matches
 from hub.checkers.records import History, Violation, about_delivery
-from hub.checkers.zones import Zones, local
+from hub.checkers.zones import local, zones_of
 from hub.policy.document import DAYS, PolicyDocument, Quiet, date_ordinals, time_of_day_ms
 
 
@@ -16,7 +16,7 @@ class QuietHours:
     promise = "quiet-hours"
 
     def check(self, history: History) -> list[Violation]:
-        zones = Zones(history)
+        zones = zones_of(history)
         rules = {id(document): _rules(document) for document in history.policies.values()}
         found = []
         for handed in history.deliveries:

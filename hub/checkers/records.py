@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -17,6 +17,9 @@ from hub.contract.decode import Message, Rejection, content_channels
 from hub.contract.times import parse_rfc3339, rfc3339
 from hub.contract.types import Delivery, Intent, Outcome, Receipt
 from hub.policy.document import PolicyDocument, policy_version
+
+if TYPE_CHECKING:
+    from hub.checkers.zones import Zones
 
 OPENING = frozenset(("held", "dispatched", "suppressed", "expired"))
 """States that may be the first thing said of an intent that is decided."""
@@ -157,6 +160,8 @@ class History:
             policy_version(document): document for document in policies
         }
         self.end_ms = end_ms
+        self.zones: Zones | None = None
+        """Kept here by `hub.checkers.zones`."""
 
     @cached_property
     def lines(self) -> dict[Name, Line]:

@@ -93,6 +93,13 @@ class Zones:
         return line.intents[0].message.timezone  # type: ignore[union-attr]
 
 
+def zones_of(history: History) -> Zones:
+    """The zones of a history: worked out once, for all checkers that ask."""
+    if history.zones is None:
+        history.zones = Zones(history)
+    return history.zones
+
+
 @lru_cache(maxsize=1 << 16)
 def local(zone_name: str, second: int) -> datetime:
     """What a wall clock in a zone reads, to the second: finer than any window or clock change."""

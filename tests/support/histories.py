@@ -124,9 +124,13 @@ class Recorder(_Simulation):
 
     def publish(self, lane: str, fields: Any, source: str = "shop") -> None:
         """Store an object, or an array of them, and decide it at once."""
+        self.take(lane, source, msgspec.json.encode(fields))
+
+    def take(self, lane: str, source: str, payload: bytes, packed: bool = False) -> None:
+        """Store a message and decide it at once."""
         self.run_wakes(self.now)
         sequence = self.published[-1].sequence + 1 if self.published else 1
-        objects = decode(lane, source, msgspec.json.encode(fields))
+        objects = decode(lane, source, payload, packed)
         for index, message in enumerate(objects):
             self.published.append(Published(lane, source, sequence, self.now, message, index))
             if isinstance(message, Rejection):
