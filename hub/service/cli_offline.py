@@ -11,6 +11,12 @@ import typer
 from hub.errors import InputError
 
 
+def _existing(path: Path) -> Path:
+    if str(path) != "-" and not path.exists():
+        raise typer.BadParameter(f"file {str(path)!r} does not exist")
+    return path
+
+
 def simulate(
     policy: Annotated[
         Path, typer.Option(help="The policy file.", exists=True, dir_okay=False, readable=True)
@@ -20,14 +26,11 @@ def simulate(
         typer.Option(
             "--input",
             help="Messages in time order, one JSON object a line; - for standard input.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-            allow_dash=True,
+            callback=_existing,
         ),
     ],
     output: Annotated[
-        Path, typer.Option(help="Outcomes, one a line; - for standard output.", allow_dash=True)
+        Path, typer.Option(help="Outcomes, one a line; - for standard output.")
     ] = Path("-"),
 ) -> None:
     """What the hub would decide, in virtual time and without servers."""

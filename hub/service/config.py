@@ -65,6 +65,8 @@ class LimitsConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 
     intake_bytes: Bytes = limits.INTAKE_BYTES
     ledger_bytes: Bytes = limits.LEDGER_BYTES
+    replay_messages: Annotated[int, Meta(ge=0)] = 0
+    """Decided messages that stay in INTAKE, for replays. Their bytes count towards its size."""
 
 
 class HubConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

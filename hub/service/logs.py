@@ -6,11 +6,15 @@ nats-py, Ray, uvicorn and Litestar.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
+import re
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Final
+import threading
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, BinaryIO, Final
 
 import orjson
 import structlog
@@ -28,6 +32,8 @@ _SECRET: Final = frozenset(
     | {"collapse_key", "password", "passwords", "secret", "token", "auth", "credentials"}
 )
 _DEPTH: Final = 8
+_COLOUR: Final = re.compile("\x1b\\[[0-9;]*m")
+_PRINT_CHARS: Final = 64 * 1024
 _NOISY: Final = ("ray", "uvicorn", "nats", "litestar", "asyncio")
 _clock = SystemClock()
 
@@ -61,11 +67,18 @@ def configure(level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    for name in _NOISY:  # what libraries report as information is of use to their authors
+    quieten()
+
+
+def quieten() -> None:
+    """Of libraries only warnings, in our format: the rest is of use to their authors."""
+    for name in _NOISY:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(max(number, logging.WARNING))
+        logger.setLevel(logging.WARNING)
+    # It warns that it leaves SIGTERM to us, which is what we want.
+    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
 
 
 def configure_command() -> None:
@@ -77,6 +90,45 @@ def configure_worker() -> None:
     """Runs first in every process that Ray starts for the hub; what is printed is a log too."""
     os.dup2(2, 1)
     configure(os.environ.get(LEVEL_VARIABLE, "info"))
+
+
+@contextlib.contextmanager
+def capture_prints() -> Iterator[None]:
+    """Make a log line of whatever this process still prints, as Ray does of its workers' output.
+
+    Lines that are JSON already come from our own processes and pass as they are.
+    """
+    prints = _Prints(sys.stderr.buffer)
+    with contextlib.redirect_stdout(prints), contextlib.redirect_stderr(prints):
+        yield
+
+
+class _Prints(io.TextIOBase):
+    """Standard output and error of a process whose output is logs."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self.buffer = sink
+        """For whoever writes bytes."""
+        self._parts: dict[int, str] = {}
+        """By thread, what its line is so far."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        thread = threading.get_ident()
+        *lines, rest = (self._parts.pop(thread, "") + text).split("\n")
+        if rest:
+            self._parts[thread] = rest[-_PRINT_CHARS:]
+        for line in filter(None, lines):
+            if line.startswith("{"):
+                self.buffer.write(line.encode("utf-8", "replace") + b"\n")
+            else:
+                structlog.get_logger("print").info("printed", line=_COLOUR.sub("", line))
+        return len(text)
+
+    def flush(self) -> None:
+        self.buffer.flush()
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
