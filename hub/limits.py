@@ -125,6 +125,8 @@ BACKOFF_MAX_MS = 2_000
 READ_PAGE_MESSAGES = 1_000
 READ_PAGE_BYTES = 4 * MIB
 """One direct get: what a reader holds at once, and what a slow consumer may have to buffer."""
+CLAIM_TRIES = 3
+"""Claims lost to a former owner that goes on committing before it is stopped by a knock."""
 LOG_RECORDS = 10_000_000
 """Records replayed by one claim; a snapshot is due long before."""
 SNAPSHOT_CHUNK_BYTES = 512 * KIB

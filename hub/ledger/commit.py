@@ -177,7 +177,7 @@ class BatchWriter:
             for number, expected in fences.items():
                 subject = log_subject(number)
                 message = await next_message(self._connection, LEDGER, subject, expected + 1)
-                states[number] = _whose(message, commit_id, expected)
+                states[number] = _whose(message, commit_id)
                 if message is not None and states[number] is Fence.OURS:
                     last = message.sequence + len(entries) - 1 - position[subject]
         except LedgerUnavailable:
@@ -218,14 +218,12 @@ def decode_record(message: Stored) -> LogRecord:
     return record
 
 
-def _whose(successor: Stored | None, commit_id: str, expected: int) -> Fence:
+def _whose(successor: Stored | None, commit_id: str) -> Fence:
     if successor is None:
         return Fence.OPEN
-    record = decode_record(successor)
     # When the direct successor is purged already, it may have been ours: that cannot be told apart
     # here, but a partition that has come so far is somebody else's in any case.
-    ours = record.commit_id == commit_id and record.previous == expected
-    return Fence.OURS if ours else Fence.TAKEN
+    return Fence.OURS if decode_record(successor).commit_id == commit_id else Fence.TAKEN
 
 
 def _headers(entry: Entry) -> dict[str, str]:

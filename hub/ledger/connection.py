@@ -8,6 +8,7 @@ once with `LedgerUnavailable`, and whoever wanted it decides when to try again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -86,7 +87,12 @@ class Connection:
     def on_reconnect(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` after every reconnect; returns what ends that."""
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+
+        def forget() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return forget
 
     async def request(
         self,
@@ -137,6 +143,11 @@ class Connection:
             return await self.client.subscribe(subject, cb=callback)
         except nats.errors.Error as error:
             raise _mapped(error, subject) from error
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription; one that is gone, as after `close`, is fine."""
+        with contextlib.suppress(nats.errors.Error):
+            await subscription.unsubscribe()
 
     async def api(
         self, call: str, body: Any = None, *, timeout_s: float | None = None

@@ -71,6 +71,9 @@ class _Feed:
         """Why it must be replaced; empty while it is well."""
         self.silent = 0
         """Heartbeat times since anything was heard."""
+        self.useful = False
+        """It has worked: when it breaks, another is made at once."""
+        self.counted = False
         self._lane = lane
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -96,8 +99,8 @@ class _Feed:
         request = {
             "batch": batch,
             "max_bytes": _PULL_BYTES,
-            "expires": limits.PULL_EXPIRES_S * _NS,
-            "idle_heartbeat": limits.PULL_HEARTBEAT_S * _NS,
+            "expires": int(limits.PULL_EXPIRES_S * _NS),
+            "idle_heartbeat": int(limits.PULL_HEARTBEAT_S * _NS),
         }
         await connection.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{INTAKE}.{self.name}",
@@ -118,34 +121,40 @@ class _Feed:
             return
         sequence, number, stored_ns, pending = ack_tokens(message.reply)
         if number != self.next:
-            self._break("gap")
+            self.fail("gap")
             return
         self.next = number + 1
         lane.add(message, sequence, stored_ns, pending)
 
     def _status(self, status: str, headers: Mapping[str, str]) -> None:
         reason = headers.get("Description", "")
+        self.useful = self.useful or status in ("100", "408")
         if status == "100":  # idle heartbeat: is what the server sent what we got?
             if int(headers.get("Nats-Last-Consumer", self.next - 1)) != self.next - 1:
-                self._break("gap")
+                self.fail("gap")
         elif status == "408":
             self.open -= 1
             self._fresh = True
         elif status == "404" or (status == "409" and reason in _ENDED):
             self.open -= 1
         else:  # 409 deleted, leadership change, shutdown; 503 no such consumer; 400 …
-            self._break(f"{status} {reason}".strip())
+            _log.info("intake.status", lane=self._lane.name, status=status, reason=reason)
+            self.fail(f"status-{status}")
 
-    def _break(self, why: str) -> None:
-        self.broken = why
+    def fail(self, why: str) -> None:
+        """It must be replaced; the first reason stands."""
+        self.broken = self.broken or why
+        self.useful = self.useful or self.next > 1
         self._lane.owner.look()
 
     async def stop(self, connection: Connection) -> None:
         """Forget it here; the server drops it after its inactive threshold, or is told to."""
-        if self._subscription is not None and not connection.closed:
-            await self._subscription.unsubscribe()
+        if self._subscription is not None:
+            await connection.unsubscribe(self._subscription)
         if connection.connected:
-            await connection.publish(f"$JS.API.CONSUMER.DELETE.{INTAKE}.{self.name}", b"")
+            # Without a reply subject the server ignores it; nobody listens to the answer.
+            delete = f"$JS.API.CONSUMER.DELETE.{INTAKE}.{self.name}"
+            await connection.publish(delete, b"", connection.client.new_inbox())
 
 
 _ENDED: Final = frozenset({"Batch Completed", "Message Size Exceeds MaxBytes"})
@@ -160,7 +169,7 @@ class _Lane:
         self.name = name
         self.feed: _Feed | None = None
         self.tries = 0
-        """Tries to make a consumer since the last that went well."""
+        """Tries to make a consumer since the last that worked."""
         self.retry_s = 0.0
         """Loop time before which no consumer is made again."""
         self.last = min(positions.values())
@@ -221,8 +230,9 @@ class _Lane:
     def pending(self) -> int:
         return self._pending + len(self._buffer)
 
-    def started(self, feed: _Feed, pending: int) -> None:
-        self.feed, self._pending, self.tries = feed, pending, 0
+    def started(self, pending: int) -> None:
+        """A new consumer was made, and told how many messages wait for it."""
+        self._pending = pending
 
     @property
     def wants_pull(self) -> bool:
@@ -299,6 +309,7 @@ class StreamReader:
 
     async def wait(self, timeout_s: float) -> bool:
         self._raise_failure()
+        await asyncio.sleep(0)  # who asks in a loop must not keep messages from arriving
         if not self._any_buffered():
             self._arrived.clear()
             try:
@@ -332,7 +343,7 @@ class StreamReader:
         # What was on its way to the old connection is lost without a trace.
         for lane in self._lanes.values():
             if lane.feed is not None:
-                lane.feed.broken = "reconnect"
+                lane.feed.fail("reconnect")
         self._look.set()
 
     # ---- tending -----------------------------------------------------------------------------
@@ -354,15 +365,19 @@ class StreamReader:
         self._arrived.set()
 
     async def _tend_lane(self, lane: _Lane, now_s: float) -> None:
-        if (lane.feed is None or lane.feed.broken) and now_s >= lane.retry_s:
-            await self._restart(lane)
         feed = lane.feed
+        if feed is not None and feed.broken:
+            self._drop(lane, feed)
+        if feed is None or feed.broken:
+            if now_s < lane.retry_s:
+                return
+            await self._restart(lane)
+            feed = lane.feed
         try:
             while feed is not None and lane.wants_pull:
                 await feed.pull(self._connection)
         except LedgerError as error:
-            feed.broken = error.code
-            self._look_again(lane)
+            feed.fail(error.code)
 
     def _count_silence(self) -> None:
         for lane in self._lanes.values():
@@ -370,25 +385,34 @@ class StreamReader:
             if feed is not None and feed.open:
                 feed.silent += 1
                 if feed.silent > limits.PULL_SILENCE:
-                    feed.broken = "silence"
+                    feed.fail("silence")
+
+    def _drop(self, lane: _Lane, feed: _Feed) -> None:
+        """Account for a broken consumer, once, and say when another may be made."""
+        if feed.counted:
+            return
+        feed.counted = True
+        self.restarts[feed.broken] += 1
+        _log.info("intake.restart", lane=lane.name, why=feed.broken)
+        if feed.useful:
+            lane.tries = 0
+        else:
+            self._look_again(lane)
 
     async def _restart(self, lane: _Lane) -> None:
         """Replace a lane's consumer by one that starts after the last message taken in."""
         old, feed = lane.feed, _Feed(lane, f"tact-{self._ids.next().decode()}")
         try:
             if old is not None:
-                if old.broken:
-                    self.restarts[old.broken] += 1
-                    _log.info("intake.restart", lane=lane.name, why=old.broken)
                 lane.feed = None
                 await old.stop(self._connection)
             await self._check_end(lane)
             lane.feed = feed  # before the first message
-            lane.started(feed, await feed.start(self._connection, self._config(lane)))
+            lane.started(await feed.start(self._connection, self._config(lane)))
         except LedgerCorrupt as error:
             self._failure = error
         except LedgerError as error:
-            feed.broken = error.code
+            feed.fail(error.code)
             self._look_again(lane)
 
     def _look_again(self, lane: _Lane) -> None:

@@ -28,7 +28,8 @@ class LogRecord(Struct, array_like=True, frozen=True):
     """What one commit changed in one partition. MessagePack, subject `hub.log.<partition>`.
 
     `previous` is the sequence of the record before it (the fence it was written under), so that a
-    reader notices a hole. A claim is a record without changes and with the next epoch.
+    reader notices a hole. A claim is a record without changes and with the next epoch. A knock,
+    with `previous` KNOCK, is part of no chain and changes nothing but the fence.
     """
 
     version: int
@@ -44,6 +45,8 @@ class LogRecord(Struct, array_like=True, frozen=True):
 
 
 LOG_VERSION = 1
+KNOCK = -1
+"""`previous` of a record written under no fence, against an owner too busy to be claimed."""
 
 
 @dataclass(slots=True)

@@ -130,8 +130,7 @@ async def direct_get(
         ) from error
     finally:
         page.complete.cancel()
-        if not connection.closed:
-            await subscription.unsubscribe()
+        await connection.unsubscribe(subscription)
     return page.messages, pending
 
 

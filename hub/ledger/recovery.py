@@ -24,6 +24,7 @@ from hub.contract.subjects import log_subject, snapshot_subject
 from hub.ledger.commit import BatchWriter, decode_record
 from hub.ledger.connection import Connection, backoff_ms
 from hub.ledger.port import (
+    KNOCK,
     LOG_VERSION,
     Entry,
     FenceLost,
@@ -87,44 +88,69 @@ class Recovery:
             if tries:
                 await self._pause(backoff_ms(tries - 1, self._chance) / 1000)
             try:
-                image = await self._load(partition)
-                return await self._claim_loaded(image, owner, now_ms)
+                image, end = await self._load(partition)
+                return await self._claim_loaded(image, end, owner, now_ms)
             except LedgerUnavailable as error:
                 last: Exception = error
             except _Moved:
                 last = LedgerUnavailable(f"partition {partition}: snapshots keep replacing its log")
         raise last
 
-    async def _claim_loaded(self, image: PartitionImage, owner: str, now_ms: int) -> PartitionImage:
-        """Write the claim; catch up with a former owner that commits until it is fenced."""
+    async def _claim_loaded(
+        self, image: PartitionImage, end: int, owner: str, now_ms: int
+    ) -> PartitionImage:
+        """Write the claim after the log's end; catch up with a former owner that still commits.
+
+        An owner under load has its next batch at the server before we can know of the last: it
+        would win every time. So after CLAIM_TRIES a knock is stored under no fence. It refuses the
+        owner's next commit, and then only other claims can come between.
+        """
         epoch = image.epoch + 1
-        for _ in range(limits.COMMIT_RETRIES):
+        for tries in range(limits.COMMIT_RETRIES):
             commit_id = f"{owner}/{self._ids.next().decode()}"
             at_ms = max(now_ms, image.at_ms)
-            record = LogRecord(
-                LOG_VERSION, commit_id, epoch, image.fence, at_ms, "", image.checkpoint, {}
-            )
-            entry = Entry(
-                log_subject(image.partition), msgspec.msgpack.encode(record), expected=image.fence
-            )
             try:
-                image.fence = await self._writer.commit(
-                    commit_id, [entry], {image.partition: image.fence}
+                image.fence = await self._append(
+                    image, commit_id, epoch=epoch, previous=image.fence, at_ms=at_ms, expected=end
                 )
             except FenceLost:
-                before = image.fence
-                await self._replay(image)
+                if tries % limits.CLAIM_TRIES == limits.CLAIM_TRIES - 1:
+                    await self._knock(image, commit_id)
+                end = await self._replay(image)
                 if image.epoch >= epoch:
                     raise
-                assert image.fence > before, "a fence was lost to nobody"
                 continue
             image.epoch, image.at_ms = epoch, at_ms
             return image
         raise LedgerUnavailable(
-            f"partition {image.partition}: its former owner commits faster than it can be claimed"
+            f"partition {image.partition}: others write its log faster than it can be claimed"
         )
 
-    async def _load(self, partition: int) -> PartitionImage:
+    async def _append(
+        self,
+        image: PartitionImage,
+        commit_id: str,
+        *,
+        epoch: int,
+        previous: int,
+        at_ms: int,
+        expected: int,
+    ) -> int:
+        """Commit a log record that changes nothing; returns its sequence."""
+        record = LogRecord(LOG_VERSION, commit_id, epoch, previous, at_ms, "", image.checkpoint, {})
+        subject = log_subject(image.partition)
+        entry = Entry(subject, msgspec.msgpack.encode(record), expected=expected)
+        return await self._writer.commit(commit_id, [entry], {image.partition: expected})
+
+    async def _knock(self, image: PartitionImage, commit_id: str) -> None:
+        record = LogRecord(
+            LOG_VERSION, commit_id, image.epoch, KNOCK, image.at_ms, "", image.checkpoint, {}
+        )
+        subject = log_subject(image.partition)
+        await publish(self._connection, subject, msgspec.msgpack.encode(record))
+
+    async def _load(self, partition: int) -> tuple[PartitionImage, int]:
+        """The partition as of now, and the sequence its log ends at."""
         found = await self._head(partition)
         image = PartitionImage(partition, epoch=0, fence=0)
         if found is not None:
@@ -133,12 +159,11 @@ class Recovery:
             image.checkpoint = dict(head.checkpoint)
             await self._load_chunks(image, head)
         try:
-            await self._replay(image)
+            return image, await self._replay(image)
         except LedgerCorrupt:
             if await self._newer(partition, found):
                 raise _Moved from None  # the hole is what a newer snapshot purged
             raise
-        return image
 
     async def _newer(self, partition: int, than: tuple[SnapshotHead, int] | None) -> bool:
         now = await self._head(partition)
@@ -189,8 +214,11 @@ class Recovery:
             )
         return chunk
 
-    async def _replay(self, image: PartitionImage) -> None:
-        """Apply the log after `image.fence`, up to the last record the leader knows."""
+    async def _replay(self, image: PartitionImage) -> int:
+        """Apply the log after `image.fence`, up to the last record the leader knows: its sequence.
+
+        That is `image.fence` unless the log ends in a knock.
+        """
         subject = log_subject(image.partition)
         last = await last_message(self._connection, LEDGER, subject)
         end = 0 if last is None else last.sequence
@@ -203,13 +231,16 @@ class Recovery:
         records = read_subject(
             self._connection, LEDGER, subject, limits.LOG_RECORDS, after=image.fence
         )
+        seen = image.fence
         async for message in records:
             _apply(image, message)
-            if message.sequence >= end:
+            seen = message.sequence
+            if seen >= end:
                 break
         await records.aclose()
-        if image.fence < end:
+        if seen < end:
             raise LedgerUnavailable(f"a replica that lags answered for partition {image.partition}")
+        return seen
 
     # ---- snapshot ----------------------------------------------------------------------------
 
@@ -269,6 +300,9 @@ class Recovery:
 
 def _apply(image: PartitionImage, message: Stored) -> None:
     record = decode_record(message)
+    image.log_bytes += len(message.payload)
+    if record.previous == KNOCK:
+        return
     if record.previous != image.fence:
         raise LedgerCorrupt(
             f"a hole in the log of partition {image.partition}: record {message.sequence} follows "
@@ -286,7 +320,6 @@ def _apply(image: PartitionImage, message: Stored) -> None:
     image.epoch = record.epoch
     image.at_ms = record.at_ms
     image.checkpoint = record.checkpoint
-    image.log_bytes += len(message.payload)
 
 
 def _chunks(states: Mapping[str, bytes]) -> Iterator[bytes]:

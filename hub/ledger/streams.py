@@ -295,7 +295,7 @@ async def read_sync(connection: Connection) -> dict[str, bool]:
     except TimeoutError:
         return servers
     finally:
-        await subscription.unsubscribe()
+        await connection.unsubscribe(subscription)
 
 
 def _dotted(version: tuple[int, ...]) -> str:
