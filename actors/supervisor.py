@@ -22,7 +22,7 @@ from hub.metrics import Snapshot
 from hub.policy.document import parse_policy, policy_version
 
 NAMESPACE = "tact"
-LOOK_S = 0.1
+LOOK_S = 0.25
 """Pause between two looks at the hosts."""
 CALL_S = 2.0
 """A scrape waits this long for a host."""
