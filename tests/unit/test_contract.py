@@ -36,6 +36,11 @@ from tests.support.messages import BY_KIND, INTENT, RECEIPT, VALID, encode, inte
 
 SECRET = "+8613800000000"
 OBJECT = limits.MESSAGE_OBJECT_BYTES
+NO_IDS = {"id": "", "customer": ""}
+TOO_LONG = "x" * (limits.REJECTED_ID_CHARS + 1)
+DEEP = b"[" * 5_000 + b"]" * 5_000
+SHALLOW = b'{"a":' * (limits.NESTING - 1) + b"{}" + b"}" * (limits.NESTING - 1)
+"""Objects in one another, exactly as many as are allowed."""
 
 
 def only(lane: str, payload: bytes, packed: bool = False, source: str = "shop") -> Rejection:
@@ -117,6 +122,17 @@ def test_an_object_of_exactly_the_limit_is_taken() -> None:
         assert [type(each) for each in both] == [kind, Intent]
 
 
+@pytest.mark.parametrize("fill", [SHALLOW, SHALLOW.replace(b"{}", b"[]")])
+def test_content_may_be_as_deep_as_the_limit(fill: bytes) -> None:
+    for extra, kind in ((b"%s", Intent), (b"[%s]", Rejection)):
+        body = b'{"sms":%s}' % fill if kind is Intent else b'{"sms":{"a":%s}}' % fill
+        payload = encode(INTENT).replace(b'{"text":"hello"}', body)
+        assert [type(each) for each in decode("normal", "shop", payload)] == [kind]
+        inbound = encode(BY_KIND["inbound"][0]).replace(b'"hi"', extra % fill)
+        (found,) = decode("inbound", "gw", inbound)
+        assert isinstance(found, Rejection) is (kind is Rejection)
+
+
 def test_messagepack_times_may_be_its_own() -> None:
     moment = datetime(2026, 11, 22, tzinfo=UTC)
     (message,) = decode(
@@ -184,11 +200,6 @@ def raw(name: str, old: bytes, new: bytes, reason: str, **rest: Any) -> Bad:
     assert old in payload
     return Bad(name, payload.replace(old, new), reason, **rest)
 
-
-NO_IDS = {"id": "", "customer": ""}
-TOO_LONG = "x" * (limits.REJECTED_ID_CHARS + 1)
-DEEP = b"[" * 5_000 + b"]" * 5_000
-SHALLOW = b'{"a":' * (limits.NESTING - 1) + b"{}" + b"}" * (limits.NESTING - 1)
 
 BAD = [
     Bad("nothing", b"", "not JSON: empty", **NO_IDS),
