@@ -56,15 +56,20 @@ class Child:
             if line["done"]:
                 return
 
-    async def stop(self, timeout_s: float) -> int:
-        """SIGTERM, and its exit code. Raises ChildFailed when it does not end."""
-        with contextlib.suppress(ProcessLookupError):  # ended by itself
+    def terminate(self) -> None:
+        """SIGTERM. Raises ChildFailed when it has ended before."""
+        if self.process.returncode is not None:
+            raise self._failed(f"ended with exit code {self.process.returncode}")
+        with contextlib.suppress(ProcessLookupError):  # ends by itself at this moment
             self.process.send_signal(signal.SIGTERM)
+
+    async def ended(self, timeout_s: float) -> int:
+        """Its exit code. Raises ChildFailed when it does not end."""
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.process.wait()
         except TimeoutError as error:
-            raise self._failed(f"did not end within {timeout_s:.0f} s of SIGTERM") from error
+            raise self._failed(f"did not end within {timeout_s:.0f} s") from error
 
     async def kill(self) -> None:
         """SIGKILL if it still runs: for a demo that is cut short."""

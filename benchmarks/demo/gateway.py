@@ -15,9 +15,10 @@ import json
 import signal
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import nats
 import nats.errors
@@ -34,9 +35,10 @@ FETCH = 64
 ARRAY = 256
 """Receipts in one message at most, as the contract allows."""
 WAIT_S = 0.5
-RECEIPTS_TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0
 
 Receipt = dict[str, Any]
+T = TypeVar("T")
 
 
 def answers(delivery: str) -> list[tuple[str, str | None]]:
@@ -67,7 +69,9 @@ def partition_of(key: str, partitions: int) -> int:
 
 async def read_partitions(client: Client) -> int:
     """How many partitions INTAKE has: the number in its subject transform."""
-    info = await client.request("$JS.API.STREAM.INFO.INTAKE", b"", timeout=5)
+    info = await patiently(
+        lambda: client.request("$JS.API.STREAM.INFO.INTAKE", b"", timeout=TIMEOUT_S)
+    )
     transform = json.loads(info.data)["config"]["subject_transform"]["dest"]
     return int(transform.split("partition(")[1].split(",")[0])
 
@@ -86,12 +90,7 @@ class Gateway:
 
     async def run(self) -> None:
         """Until `stopping` is set and nothing is left."""
-        consumer = await self._stream.pull_subscribe(
-            "hub.out.>",
-            durable=SOURCE,
-            stream="LEDGER",
-            config=ConsumerConfig(max_ack_pending=4 * FETCH),
-        )
+        consumer = await patiently(self._subscribe)
         while True:
             try:
                 messages = await consumer.fetch(FETCH, timeout=WAIT_S)
@@ -105,6 +104,14 @@ class Gateway:
             await self._report(messages)
             for message in messages:
                 await message.ack()
+
+    async def _subscribe(self) -> JetStreamContext.PullSubscription:
+        return await self._stream.pull_subscribe(
+            "hub.out.>",
+            durable=SOURCE,
+            stream="LEDGER",
+            config=ConsumerConfig(max_ack_pending=4 * FETCH),
+        )
 
     async def _report(self, messages: list[Msg]) -> None:
         """Publish the receipts of some delivery messages; returns when they are acknowledged."""
@@ -139,13 +146,20 @@ class Gateway:
     async def _publish(self, receipts: list[Receipt]) -> None:
         subject = f"hub.to.receipt.{SOURCE}.{receipts[0]['customer']}"
         payload = json.dumps(receipts, separators=(",", ":")).encode()
-        while True:
-            try:
-                await self._stream.publish(subject, payload, timeout=RECEIPTS_TIMEOUT_S)
-            except (nats.errors.Error, nats.js.errors.Error):  # repeats are harmless
-                await asyncio.sleep(WAIT_S)
-            else:
-                return
+
+        async def publish() -> None:  # more than once is harmless
+            await self._stream.publish(subject, payload, timeout=TIMEOUT_S)
+
+        await patiently(publish)
+
+
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Until it works: the server may be busy, or away for a moment."""
+    while True:
+        try:
+            return await work()
+        except (nats.errors.Error, nats.js.errors.Error):
+            await asyncio.sleep(WAIT_S)
 
 
 async def serve(url: str) -> None:
