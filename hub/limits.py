@@ -109,6 +109,8 @@ PULL_HEARTBEAT_S = 5
 """While it waits, the server says so this often."""
 PULL_SILENCE = 2
 """Heartbeat times without a word after which a consumer is taken for lost."""
+WIRE_OPEN_S = 5
+"""Making the connection INTAKE is read over, from the first packet to the first PONG."""
 CONSUMER_INACTIVE_S = 30
 """The server drops a consumer whose host has not asked for so long."""
 

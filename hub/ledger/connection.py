@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlparse
 
@@ -27,6 +27,7 @@ from hub.clock import Clock, SystemClock
 from hub.errors import ConfigError
 from hub.ledger.port import LedgerError, LedgerUnavailable, ServerRefused, ServerUnfit
 from hub.ledger.replies import Replies
+from hub.ledger.wire import Wire, open_wire
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +50,9 @@ _NO_ANSWER = (
 class Connection:
     """A NATS connection with a state for `/readyz`. Made by `connect`, ended by `close`."""
 
-    def __init__(self, client: Client, clock: Clock, where: str) -> None:
+    def __init__(
+        self, client: Client, clock: Clock, where: str, login: Mapping[str, str] | None = None
+    ) -> None:
         self.client = client
         self.where = where
         """The address without credentials: fit for logs."""
@@ -57,6 +60,7 @@ class Connection:
         """What nats-py reported in the background, by the error's class."""
         self.last_error = "no answer"
         self._opened = False
+        self._login = login or {}
         self._clock = clock
         self._down_since_s: float | None = clock.steady_s()
         self._listeners: list[Callable[[], None]] = []
@@ -168,6 +172,23 @@ class Connection:
             )
         return reply
 
+    async def open_wire(self, on_lost: Callable[[], None]) -> Wire:
+        """A second connection, to the same server and with the same login, for reading masses.
+
+        Raises LedgerUnavailable while this one is down, or when it cannot be made.
+        """
+        self._check_up()
+        url = self.client.connected_url
+        assert url is not None and url.hostname is not None
+        options = {"lang": "python", "version": "tact", "protocol": 1, "verbose": False}
+        options |= {"pedantic": False, "headers": True, "no_responders": True, "echo": False}
+        if url.username:
+            options |= {"user": url.username, "pass": url.password or ""}
+        options |= self._login
+        return await open_wire(
+            url.hostname, url.port or 4222, options, on_lost, tls=url.scheme == "tls"
+        )
+
     async def close(self) -> None:
         """End the connection. Safe to call twice."""
         if not self.client.is_closed:
@@ -263,7 +284,10 @@ async def connect(
     Raises LedgerUnavailable when no server answers within `wait_s`, ServerUnfit when the server
     does not take the credentials, ConfigError for what is no address.
     """
-    connection = Connection(Client(), clock or SystemClock(), _without_credentials(url))
+    login = {"name": name}
+    if user is not None and password is not None:
+        login |= {"user": user, "pass": password}
+    connection = Connection(Client(), clock or SystemClock(), _without_credentials(url), login)
     await connection._open(
         url.split(","),
         wait_s,

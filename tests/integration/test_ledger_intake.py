@@ -195,14 +195,14 @@ async def test_a_lost_message_is_noticed_and_read_again(connection, reader, monk
 
     real_tokens = ack_tokens
 
-    def tokens(reply: str) -> tuple[int, int, int, int]:
+    def tokens(reply: bytes) -> tuple[int, int, int, int]:
         sequence, number, stored_ns, pending = real_tokens(reply)
         if sequence in lose:  # as if this one had never come: the next has a number too many
             lose.discard(sequence)
             number = -1
         return sequence, number, stored_ns, pending
 
-    monkeypatch.setattr("hub.ledger.intake.ack_tokens", tokens)
+    monkeypatch.setattr("hub.ledger.lanes.ack_tokens", tokens)
     await reader.open(start())
     assert sequences(await take_all(reader, "normal", 300)) == list(range(1, 301))
     assert reader.restarts == {"gap": 3}
@@ -231,8 +231,7 @@ async def test_a_consumer_lost_in_silence_is_replaced(connection, reader, monkey
     await take_all(reader, "normal", 1)
     feed = reader._lanes["normal"].feed
     assert feed is not None
-    assert feed._subscription is not None
-    await connection.client._send_unsubscribe(feed._subscription._id)
+    feed._wire.unsubscribe(feed._sid)
     await put(connection, "normal", "c1")
     assert sequences(await take_all(reader, "normal", 1)) == [2]
     assert reader.restarts["silence"] == 1
