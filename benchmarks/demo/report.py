@@ -164,23 +164,23 @@ def _speed(run: Run, facts: Facts) -> Table:
     table.add_row(
         "intents decided",
         f"{facts.decided / facts.seconds:,.0f} /s" if facts.seconds else "0 /s",
-        "first stored to last decided, publisher, gateway and hub on this machine",
+        "first stored to last decided, with publisher and gateway on the same machine",
     )
     urgent = facts.waits_ms.get("urgent", [])
     others = sorted(
         wait for lane, waits in facts.waits_ms.items() if lane != "urgent" for wait in waits
     )
-    for name, waits in (("one-time codes", urgent), ("all others", others)):
-        for word, share in (("half", 0.5), ("99 of 100", 0.99)):
+    for name, waits in (("one-time codes", urgent), ("all other intents", others)):
+        for word, share in (("p50", 0.5), ("p99", 0.99)):
             table.add_row(
-                f"{name}: {word} within",
+                f"{name}, {word}",
                 f"{percentile(waits, share):,.0f} ms",
-                "acknowledged by INTAKE to committed to LEDGER, by the server's clock",
+                f"{share:.0%} were decided within: acknowledged to committed, the kill included",
             )
     table.add_row(
         "after SIGKILL of a host",
         f"{run.silence_s:.1f} s",
-        f"until all of its customers had decisions again (process {run.killed_pid})",
+        f"until the last of its customers had decisions again (process {run.killed_pid})",
     )
     return table
 

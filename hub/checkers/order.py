@@ -42,9 +42,14 @@ class Order:
         return found
 
     def _times(self, history: History) -> Iterator[Violation]:
-        """One batch holds its outcomes grouped by application, so only those are in order."""
+        """One batch holds its outcomes grouped by application, so only those are in order.
+
+        A bad object is rejected by the partition it came to, which need not be its customer's.
+        """
         latest: dict[tuple[str, str], int] = {}
         for told in history.outcomes:
+            if told.outcome.state == "rejected":
+                continue
             key = (told.outcome.app, told.outcome.customer)
             at = told.at_ms
             if at < latest.get(key, 0):

@@ -295,6 +295,8 @@ def test_time_that_goes_back():
     later = rfc3339(recorder.told[1].at_ms + 1)
     back = [edited(recorder.told[0], at=later), *recorder.told[1:]]
     assert kinds(Order(), altered(recorder, told=back)) == {"time-goes-back"}
+    back[0] = edited(back[0], state="rejected")  # perhaps by another partition
+    assert kinds(Order(), altered(recorder, told=back)) == set()
 
 
 # ---- reasons ----------------------------------------------------------------------------------
