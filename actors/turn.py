@@ -30,6 +30,8 @@ _decode_content = msgspec.json.Decoder(dict[str, Raw]).decode
 _EMPTY_STATE = pack_state(ConversationState())
 _OBJECT_GROWTH_BYTES = 256
 """What one decision may add to a packed state, for the bound on a partition's log record."""
+_OBJECTS_A_MESSAGE = limits.ARRAY_OBJECTS // 6
+"""An object may lead to three deliveries and three outcomes (a combined send), in full arrays."""
 
 
 class Released(NamedTuple):
@@ -222,6 +224,8 @@ class Turn:
         self.urgent_deliveries = 0
         self.state_bytes = 0
         """Of the partition with the largest log record so far."""
+        self.messages = 0
+        """Of the partition that would put most into a batch: more than that cannot be split."""
 
     @property
     def empty(self) -> bool:
@@ -235,6 +239,7 @@ class Turn:
             or self.payload_bytes >= limits.TURN_PAYLOAD_BYTES
             or self.urgent_deliveries >= limits.TURN_URGENT
             or self.state_bytes >= limits.TURN_STATE_BYTES
+            or self.messages >= limits.TURN_MESSAGES
         )
 
     def receive(self, message: IntakeMessage, clock_ms: int) -> int:
@@ -298,6 +303,9 @@ class Turn:
         self.objects += objects
         self.payload_bytes += payload_bytes
         self.state_bytes = max(self.state_bytes, work.state_bytes)
+        messages = len(work.urgent_deliveries) + len(work.deliveries) + len(work.outcomes)
+        messages += self.objects // _OBJECTS_A_MESSAGE
+        self.messages = max(self.messages, messages)
 
     def _reject(self, work: Work, message: IntakeMessage, rejection: Rejection, now: int) -> None:
         work.count("tact_rejected_total", message.lane)
