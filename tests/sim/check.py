@@ -1,0 +1,152 @@
+"""One seed from beginning to end, and everything that must hold afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+
+from hub.checkers import Handed, History, Order, Published, Told, Violation, all_checkers
+from hub.contract.decode import decode
+from hub.contract.types import Delivery, Intent, Outcome
+from hub.ledger.port import LedgerCorrupt
+from tests.sim.recording import Recorder, compare
+from tests.sim.scenario import scenario
+from tests.sim.world import World, tuned
+from tests.support.model import Replayed, Streams, decode_record
+from tests.support.virtual_loop import Hang, VirtualLoop, run
+
+_outcomes = msgspec.json.Decoder(list[Outcome] | Outcome).decode
+_deliveries = msgspec.json.Decoder(list[Delivery] | Delivery).decode
+
+
+def simulate(seed: int) -> World:
+    """Run a seed in virtual time. `world.broken` holds what went wrong while it ran."""
+    drawn, recorder, worlds = scenario(seed), Recorder(), []
+
+    async def main(loop: VirtualLoop) -> None:
+        worlds.append(World(loop, drawn, recorder))
+        await worlds[0].run()
+
+    with tuned(drawn, recorder):
+        try:
+            run(main)
+        except Hang as error:
+            worlds[0].broken.append(str(error))
+    return worlds[0]
+
+
+def violations(world: World) -> list[str]:
+    """Every promise the run has broken; none for a good run."""
+    history = history_of(world)
+    acknowledged = {
+        (each.message.app, each.message.id)
+        for each in history.published
+        if isinstance(each.message, Intent) and each.sequence in world.acknowledged
+    }
+    return [
+        *world.broken,
+        *map(str, _checked(history, acknowledged)),
+        *_logs(world),
+        *compare(world.streams, world.recorder),
+    ]
+
+
+def _checked(history: History, acknowledged: set[tuple[str, str]]) -> Iterator[Violation]:
+    """All promises. Order is not asked of rejections: an object that was published to a partition
+    which is not its customer's is rejected there, at the time of that partition."""
+    decided = [told for told in history.outcomes if told.outcome.state != "rejected"]
+    in_order = History(
+        history.published,
+        decided,
+        history.deliveries,
+        list(history.policies.values()),
+        history.end_ms,
+    )
+    for checker in all_checkers(acknowledged):
+        yield from checker.check(in_order if isinstance(checker, Order) else history)
+
+
+def history_of(world: World) -> History:
+    """The two streams as the checkers read them."""
+    published = [
+        Published(m.lane, m.source, m.sequence, m.stored_ms, message, index)
+        for m in world.streams.intake
+        for index, message in enumerate(decode(m.lane, m.source, m.payload, m.packed))
+    ]
+    told, handed = [], []
+    for stored in world.streams.ledger:
+        kind = stored.subject.split(".")[1]
+        if kind == "outcome":
+            for index, outcome in enumerate(_several(_outcomes(stored.payload))):
+                told.append(Told(stored.sequence, stored.stored_ms, outcome, index))
+        elif kind == "out":
+            for index, delivery in enumerate(_several(_deliveries(stored.payload))):
+                handed.append(Handed(stored.sequence, stored.stored_ms, delivery, index))
+    documents = world.documents[: world.policies_used]
+    return History(published, told, handed, documents, world.clock.now_ms())
+
+
+def _several(found: list | object) -> list:
+    return found if isinstance(found, list) else [found]
+
+
+def _logs(world: World) -> Iterator[str]:
+    """Snapshot and what is left of the log give the same as the whole log, and as the owner has."""
+    for number in range(world.scenario.partitions):
+        whole = world.replayed[number]
+        snapshot = world.streams.snapshots.get(number)
+        found = Replayed()
+        if snapshot is not None:
+            found = Replayed(snapshot.fence, snapshot.epoch, snapshot.at_ms,
+                             dict(snapshot.checkpoint), dict(snapshot.states))  # fmt: skip
+        try:
+            for stored in world.streams.log_after(number, found.fence):
+                found.apply(stored.sequence, decode_record(stored.payload))
+        except LedgerCorrupt as error:
+            yield f"partition {number} cannot be recovered: {error}"
+            continue
+        if found != whole:
+            yield f"partition {number}: snapshot and log differ from the whole log"
+        owned = world.left_with.get(number)
+        if owned is None:
+            yield f"partition {number} has no owner at the end"
+        elif owned.epoch < whole.epoch:
+            continue  # it was replaced, by one that died, and had nothing to commit since
+        elif (owned.states, owned.fence) != (whole.states, whole.fence):
+            yield f"partition {number}: its owner holds something else than its log"
+
+
+def fingerprint(streams: Streams) -> str:
+    """Of every byte of the ledger, and when it was stored."""
+    digest = hashlib.sha256()
+    for stored in streams.ledger:
+        digest.update(f"{stored.subject} {stored.stored_ms} {stored.expires_ms} ".encode())
+        digest.update(stored.payload)
+    return digest.hexdigest()
+
+
+def events_of(world: World) -> Counter[str]:
+    """What happened in a run, by name: to see that the scenarios reach everything."""
+    history = history_of(world)
+    told = [each.outcome for each in history.outcomes]
+    held = {(o.app, o.intent, o.customer) for o in told if o.state == "held"}
+    went = {(o.app, o.intent, o.customer) for o in told if o.state == "dispatched"}
+    found: Counter[str] = Counter(outcome.state for outcome in told)
+    found.update(world.faults.happened)
+    found.update(world.happened)
+    found["released after being held"] = len(held & went)
+    found["stored twice in INTAKE"] = len(world.streams.intake) - len(
+        {message.payload for message in world.streams.intake}
+    )
+    for number in world.replayed:
+        log = [decode_record(stored.payload) for stored in world.streams.whole_log(number)]
+        found["claim"] += sum(record.commit_id.startswith("claim-") for record in log)
+        found["log purged"] += len(log) - len(world.streams.log_after(number, 0))
+    found["snapshot"] = len(world.streams.snapshots)
+    found["batch of several partitions"] = sum(
+        len(works) > 1 for works in world.recorder.commits.values()
+    )
+    return found
