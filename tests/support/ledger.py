@@ -257,3 +257,23 @@ async def log_records(connection: Connection, partition: int) -> list[tuple[int,
 
 async def last_sequence(connection: Connection, stream: str) -> int:
     return int((await connection.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+
+
+@contextlib.asynccontextmanager
+async def nats_cluster(directory: Path) -> AsyncIterator[list[NatsServer]]:
+    """Three started servers of one cluster with a meta leader, ended by their pids afterwards."""
+    routes = [_free_port() for _ in range(3)]
+    urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+    servers = []
+    for index, port in enumerate(routes):
+        extra = (
+            f"server_name: n{index}\n"
+            f'cluster {{ name: c, listen: "127.0.0.1:{port}", routes: [ {urls} ] }}'
+        )
+        (home := directory / f"n{index}").mkdir()
+        servers.append(NatsServer(home, extra=extra))
+    try:
+        await asyncio.gather(*(server.start() for server in servers))
+        yield servers
+    finally:
+        await asyncio.gather(*(server.kill() for server in servers))
