@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from hub.service import logs
 _log = structlog.get_logger(__name__)
 
 NAMESPACE: Final = "tact"
+INIT_TRIES: Final = 3
+"""Ray waits 30 s for its own processes, then gives up."""
 STOP_S: Final = 30.0
 """How long the hosts may take to finish their turns."""
 OBJECT_STORE_BYTES: Final = 78 * 1024 * 1024
@@ -35,18 +38,21 @@ _LEFT_OVER: Final = "ray.dir"
 
 _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # No idle workers: every process we want is an actor.
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_enable_worker_prestart": "0",
-    "RAY_task_events_report_interval_ms": "0",
-    "RAY_enable_metrics_collection": "0",
-    "RAY_event_log_reporter_enabled": "0",
     # Ray would catch SIGTERM before us and end the process in the middle of a turn.
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     # What our processes log is JSON, and passed on line by line as it is.
     "RAY_DISABLE_WORKER_LOG_PREFIX": "1",
     "RAY_DEDUP_LOGS": "0",
     "RAY_SCHEDULER_EVENTS": "0",
+}
+_LOCAL: Final = {
+    # No idle workers: every process we want is an actor.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_enable_worker_prestart": "0",
+    # Nobody looks at them: there is no dashboard.
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_log_reporter_enabled": "0",
 }
 Result = TypeVar("Result")
 
@@ -61,7 +67,15 @@ class RayFailed(TactError):
 class Cluster:
     """`prepare()`, `start()`, `stop()`."""
 
-    def __init__(self, address: str | None, log_level: str, directory: Path | None) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        log_level: str,
+        directory: Path | None,
+        spared: Callable[[], int | None],
+    ) -> None:
+        """`spared`: the process id of the child that is not Ray's."""
+        self._spared = spared
         self._address = address
         self._log_level = log_level
         self._directory = directory
@@ -72,7 +86,8 @@ class Cluster:
 
     def prepare(self) -> None:
         """Begin to import Ray, which takes a second or two, while other things are started."""
-        for name, value in (_ENVIRONMENT | {logs.LEVEL_VARIABLE: self._log_level}).items():
+        environment = _ENVIRONMENT | ({} if self._address else _LOCAL)
+        for name, value in (environment | {logs.LEVEL_VARIABLE: self._log_level}).items():
             os.environ.setdefault(name, value)  # before the import: Ray reads them once
         if self._address is None:
             # Whoever may connect to a Ray may run code in it: a secret that only this one knows.
@@ -97,11 +112,37 @@ class Cluster:
             except (TimeoutError, RayError) as error:
                 # What was not committed is decided again by the next hub: nothing is lost.
                 _log.warning("supervisor.stop_failed", error=type(error).__name__)
-        await self._in_thread(_shutdown)
+        await self._in_thread(self._shutdown)
         self._thread.shutdown()
         self._forget()
 
+    def kill(self) -> None:
+        """End all processes of a local Ray at once. Its agents would stay for another minute."""
+        if self._address is None:
+            for pid in _descendants(os.getpid()) - {self._spared()}:
+                with contextlib.suppress(ProcessLookupError):  # gone meanwhile
+                    os.kill(pid, signal.SIGKILL)
+
     def _init(self) -> None:
+        """Start or join Ray. A local one gets INIT_TRIES: it gives up on a machine that is busy."""
+        for attempt in range(1, INIT_TRIES + 1):
+            try:
+                self._init_once()
+                return
+            except RayFailed as error:
+                self.kill()
+                self._forget()
+                if self._address is not None or attempt == INIT_TRIES:
+                    raise
+                _log.warning("ray.start_failed", attempt=attempt, reason=error.message)
+
+    def _shutdown(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self.kill()
+
+    def _init_once(self) -> None:
         import ray
 
         options: dict[str, Any] = {
@@ -172,7 +213,17 @@ def _supervise(settings: HubSettings) -> Any:
     return start_supervisor(settings)
 
 
-def _shutdown() -> None:
-    import ray
-
-    ray.shutdown()
+def _descendants(root: int) -> set[int]:
+    """All processes below one; none where there is no /proc."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parent = int(stat.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found: set[int] = set()
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found.update(below)
+        waiting += below
+    return found

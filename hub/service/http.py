@@ -9,12 +9,16 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import structlog
 import uvicorn
 from litestar import Litestar, MediaType, Response, get
+from litestar.exceptions import HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from hub.errors import ConfigError, TactError
 from hub.service.watch import Watch
+
+_log = structlog.get_logger(__name__)
 
 _GRACE_S = 2
 """Requests under way may take this long when the hub stops."""
@@ -54,9 +58,16 @@ def make_app(watch: Watch) -> Litestar:
 
     return Litestar(
         [healthz, readyz, metrics, status],
+        after_exception=[_report],
         openapi_config=None,
         logging_config=None,
     )
+
+
+async def _report(error: Exception, scope: Any) -> None:
+    """A bug in a handler is answered with 500, and must be seen."""
+    if not isinstance(error, HTTPException):
+        _log.error("http.failed", path=scope["path"], exc_info=error)
 
 
 class HttpServer:

@@ -64,8 +64,8 @@ def _take_stdout() -> BinaryIO:
 
 
 async def _main(config: HubConfig, output: BinaryIO) -> int:
-    stop = _stop_on_signals()
     hub = Hub(config, SystemClock())
+    stop = _stop_on_signals(hub)
     stopping = asyncio.create_task(stop.wait())
     try:
         starting = asyncio.create_task(hub.start())
@@ -86,16 +86,16 @@ async def _main(config: HubConfig, output: BinaryIO) -> int:
         stopping.cancel()
 
 
-def _stop_on_signals() -> asyncio.Event:
+def _stop_on_signals(hub: Hub) -> asyncio.Event:
     """The event of the first SIGTERM or SIGINT. The second ends the process at once.
 
-    Nothing is left over then either: the kernel ends the children, and what was not committed is
-    decided by the next hub.
+    Nothing is lost then either: what was not committed is decided by the next hub.
     """
     stop = asyncio.Event()
 
     def heard(number: signal.Signals) -> None:
         if stop.is_set():
+            hub.kill()
             os._exit(128 + number)
         _log.info("hub.stopping", signal=number.name)
         stop.set()
@@ -117,7 +117,7 @@ class Hub:
         self._ends = AsyncExitStack()
         self._directory: Path | None = None
         self._server: NatsServer | None = None
-        self._janitor_healthy = True
+        self._cluster: Cluster | None = None
 
     async def start(self) -> dict[str, Any]:
         """Start everything and wait until all is owned; returns the ready line. Raises TactError.
@@ -137,7 +137,9 @@ class Hub:
         self._ends.push_async_callback(http.stop)
         self.parts.append(http.start(make_app(self._watch)))
         url, login, system = await self._start_nats()
-        cluster = Cluster(config.ray_address, config.log_level, self._directory)
+        cluster = self._cluster = Cluster(
+            config.ray_address, config.log_level, self._directory, self._nats_pid
+        )
         cluster.prepare()
         connection = await self._open_ledger(url, login, system)
         partitions = await stored_partitions(connection) or limits.PARTITIONS
@@ -172,7 +174,7 @@ class Hub:
             "http": http.url,
             "metrics": f"{http.url}/metrics",
             "pids": {
-                "nats": self._server.pid if self._server else None,
+                "nats": self._nats_pid(),
                 "hosts": self._watch.pids(),
             },
         }
@@ -182,6 +184,11 @@ class Hub:
         self._watch.phase = "stopping"
         await self._ends.aclose()
         _log.info("hub.stopped")
+
+    def kill(self) -> None:
+        """End every process at once, this one excepted. The kernel tells the nats-server to end."""
+        if self._cluster is not None:
+            self._cluster.kill()
 
     # ---- parts -----------------------------------------------------------------------------------
 
@@ -314,7 +321,10 @@ class Hub:
         _log.info("policy.applied", policy=version, kept=kept)
         return {"version": version, "kept": kept}
 
-    # ---- numbers ---------------------------------------------------------------------------------
+    # ---- small things ----------------------------------------------------------------------------
+
+    def _nats_pid(self) -> int | None:
+        return self._server.pid if self._server else None
 
     def _store_bytes(self) -> int:
         sizes = self._config.limits
