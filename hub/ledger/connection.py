@@ -196,7 +196,7 @@ class Connection:
             await self.client.close()
 
     async def _open(
-        self, servers: list[str], wait_s: float, chance: random.Random, **who: str | None
+        self, servers: list[str], wait_s: float, chance: random.Random, **who: Any
     ) -> None:
         try:
             async with asyncio.timeout(wait_s):
@@ -319,8 +319,8 @@ def backoff_ms(tries: int, chance: random.Random) -> float:
 
 
 def _mapped(error: Exception, subject: str) -> LedgerError:
-    """What nats-py raised, as ours. The subject's first tokens say what it was about."""
-    about = ".".join(subject.split(".")[:3])
+    """What nats-py raised, as ours."""
+    about = about_subject(subject)
     if isinstance(error, nats.errors.NoRespondersError):
         return LedgerUnavailable(
             f"nobody answers {about}: the stream is missing or has no leader right now",
@@ -338,6 +338,11 @@ def _mapped(error: Exception, subject: str) -> LedgerError:
             f"set max_payload to at least {limits.MESSAGE_BYTES} and send less at once"
         )
     return LedgerError(f"NATS: {about}: {type(error).__name__}")
+
+
+def about_subject(subject: str) -> str:
+    """The first tokens of a subject: they say what it was about, the last ones about whom."""
+    return ".".join(subject.split(".")[:3])
 
 
 def _without_credentials(url: str) -> str:

@@ -196,8 +196,10 @@ class StreamReader:
         except LedgerCorrupt as error:
             self._failure = error
         except LedgerError as error:
+            self.restarts[error.code] += 1
             self._look_again(lane)
             if lane.feed is not None:
+                lane.feed.counted = True
                 lane.feed.fail(error.code)
 
     async def _opened(self) -> Wire:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -91,7 +91,7 @@ class JetStreamLedger:
 
     def read_subject(
         self, stream: str, subject: str, most: int, *, after: int = 0
-    ) -> AsyncIterator[Stored]:
+    ) -> AsyncGenerator[Stored, None]:
         """Stored messages in order; see `hub.ledger.reading.read_subject`."""
         return read_subject(self.connection, stream, subject, most, after=after)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from hub.ledger.connection import Connection
+from hub.ledger.connection import Connection, about_subject
 from hub.ledger.port import LedgerUnavailable
 from hub.ledger.server_errors import Action, error_of, outcome_of
 
@@ -46,7 +46,7 @@ async def publish(
     message = await connection.request(
         subject, payload, headers=all_headers or None, timeout_s=timeout_s
     )
-    return ack_of(message.data, subject)
+    return ack_of(message.data, about_subject(subject))
 
 
 def ack_of(data: bytes, about: str) -> Ack:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -63,7 +63,7 @@ async def _message(connection: Connection, stream: str, which: dict[str, Any]) -
 
 async def read_subject(
     connection: Connection, stream: str, subject: str, most: int, *, after: int = 0
-) -> AsyncIterator[Stored]:
+) -> AsyncGenerator[Stored, None]:
     """Up to `most` messages of a subject (or wildcard) in stream order, after sequence `after`.
 
     Reads in pages, so that any `most` takes bounded memory. Raises LedgerUnavailable.

@@ -139,7 +139,9 @@ class Wire(asyncio.Protocol):
             if not self._info.done():  # later ones only tell of other servers
                 self._info.set_result(_INFO.decode(line[5:]))
         elif verb != b"+OK":
-            _log.warning("wire.error", line=line[:80].decode(errors="replace"))
+            # Anything but an error is a garbled stream, and may hold what customers wrote.
+            known = verb == b"-ERR"
+            _log.warning("wire.error", line=line[:80].decode() if known else "garbled")
             if self._transport is not None:
                 self._transport.abort()
 

@@ -136,7 +136,8 @@ async def test_a_lost_reply_to_a_stored_batch_is_found(server, connection):
         commit = asyncio.create_task(commit_one(ledger, image, "c1"))
         await eventually(lambda: wire.lost)  # the acknowledgement
         wire.cut()
-        await commit
+        async with asyncio.timeout(limits.COMMIT_TIMEOUT_S - 1):  # not waited for in vain
+            await commit
         assert ledger.replies["lost-reply"] == 1
         assert ledger.replies["found-stored"] == 1
         assert await outcomes(connection) == ["c1"]

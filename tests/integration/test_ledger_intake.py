@@ -139,6 +139,15 @@ async def test_a_new_message_comes_at_once_after_idleness(connection, reader):
     assert len(reader.take("urgent", 10)) == 1
 
 
+async def test_lag_is_what_is_stored_after_a_position(connection):
+    for number in range(60):
+        await put(connection, "bulk", f"c{number}")
+    of_two = [n + 1 for n in range(60) if partition_of(f"c{n}", PARTITIONS) == 2]
+    ledger = JetStreamLedger(connection, PARTITIONS)
+    lag = await ledger.lag({2: {"bulk": of_two[2], "urgent": 0}, 3: {"bulk": 60}})
+    assert lag == {(2, "bulk"): len(of_two) - 3, (2, "urgent"): 0, (3, "bulk"): 0}
+
+
 # ---- bounds --------------------------------------------------------------------------------------
 
 

@@ -92,6 +92,14 @@ async def test_an_error_of_the_server_ends_the_connection(capsys):
     assert "Permissions Violation" in capsys.readouterr().out
 
 
+async def test_garbled_bytes_end_the_connection_and_are_not_logged(capsys):
+    wire, pipe = Wire(lambda: None), Pipe()
+    wire.connection_made(pipe)  # type: ignore[arg-type]
+    wire.data_received(b"+8613800000000 likes tea\r\n")
+    assert pipe.aborted
+    assert "tea" not in capsys.readouterr().out
+
+
 def test_statuses():
     block = b"NATS/1.0 409 Batch Completed\r\nNats-Pending-Messages: 0\r\n\r\n"
     assert parse_status(block) == ("409", "Batch Completed", {"Nats-Pending-Messages": "0"})
