@@ -304,7 +304,7 @@ class Turn:
         self.payload_bytes += payload_bytes
         self.state_bytes = max(self.state_bytes, work.state_bytes)
         messages = len(work.urgent_deliveries) + len(work.deliveries) + len(work.outcomes)
-        messages += self.objects // _OBJECTS_A_MESSAGE
+        messages += len(work.parked) + self.objects // _OBJECTS_A_MESSAGE
         self.messages = max(self.messages, messages)
 
     def _reject(self, work: Work, message: IntakeMessage, rejection: Rejection, now: int) -> None:

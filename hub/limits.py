@@ -79,8 +79,8 @@ TURN_URGENT = 128
 sends (256 intents on 3 channels) the batch still fits BATCH_MESSAGES."""
 TURN_MESSAGES = 200
 """What one partition may have for a batch before a turn takes no more: urgent deliveries, subjects
-(an outcome subject an application, a delivery subject a channel and partition of accounts) and full
-arrays. The last message may add 256 combined sends on 3 channels, urgent: 768 and their outcomes."""
+(an outcome subject an application, a delivery subject a channel and partition of accounts), parked
+blocks and full arrays. The last message may add 256 urgent combined sends on 3 channels: 768."""
 BATCH_MESSAGES = 1_000
 """Messages in one atomic batch. The server's limit (ADR-50)."""
 BATCH_BYTES = 8 * MIB
