@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hub.checkers import Handed, History, Order, Published, Told, Violation, all_checkers
+from hub.checkers import Handed, History, Published, Told, check_all
 from hub.contract.decode import decode
 from hub.contract.types import Delivery, Intent, Outcome
 from hub.ledger.port import LedgerCorrupt
@@ -48,25 +48,10 @@ def violations(world: World) -> list[str]:
     }
     return [
         *world.broken,
-        *map(str, _checked(history, acknowledged)),
+        *map(str, check_all(history, acknowledged)),
         *_logs(world),
         *compare(world.streams, world.recorder),
     ]
-
-
-def _checked(history: History, acknowledged: set[tuple[str, str]]) -> Iterator[Violation]:
-    """All promises. Order is not asked of rejections: an object that was published to a partition
-    which is not its customer's is rejected there, at the time of that partition."""
-    decided = [told for told in history.outcomes if told.outcome.state != "rejected"]
-    in_order = History(
-        history.published,
-        decided,
-        history.deliveries,
-        list(history.policies.values()),
-        history.end_ms,
-    )
-    for checker in all_checkers(acknowledged):
-        yield from checker.check(in_order if isinstance(checker, Order) else history)
 
 
 def history_of(world: World) -> History:

@@ -203,7 +203,8 @@ class _World:
         self._customers = [f"c{chance.randrange(1000)}" for _ in range(chance.randint(2, 6))]
         self._customers.append("~group")
         self._ids = 0
-        self._used: list[tuple[str, str]] = []
+        self._used: dict[tuple[str, str], dict[str, Any]] = {}
+        """The first intent under each (app, id)."""
         self._filler = "x" * chance.choice((0, 0, 40, 900))
         self._now_ms = start_ms
 
@@ -264,9 +265,8 @@ class _World:
         self._ids += 1
         name = f"i{self._ids}"
         if self._used and chance.random() < 0.08:
-            app_used, name = chance.choice(self._used)
+            app_used, name = chance.choice(list(self._used))
             name = name if app_used == app else f"i{self._ids}"
-        self._used.append((app, name))
         text = {"text": f"{name} for {customer} {self._filler}"}
         content = text if chance.random() < 0.85 else {"sms": text, "*": {"title": name}}
         fields: dict[str, Any] = {"id": name, "app": app, "customer": customer, "content": content}
@@ -285,8 +285,11 @@ class _World:
         for key, (odds, value) in optional.items():
             if chance.random() < odds:
                 fields[key] = value()
-        if self._used.count((app, name)) > 1:
-            fields.pop("timezone", None)  # the checkers cannot tell which of the repeats counted
+        first = self._used.setdefault((app, name), fields)
+        if first is not fields:  # of repeats the checkers cannot tell which one counted
+            for key in ("reach", "timezone"):
+                fields.pop(key, None)
+                fields |= {key: first[key]} if key in first else {}
         return fields
 
     def _ahead(self) -> str:

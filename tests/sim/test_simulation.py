@@ -171,17 +171,6 @@ def reads_on_a_message_too_far(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(runner.HostRunner, "_reopen", reopen)
 
 
-def snapshot_of_what_is_not_committed(patch: pytest.MonkeyPatch) -> None:
-    start = runner.HostRunner._start_snapshot_if_due
-
-    async def hasty(self: runner.HostRunner) -> None:
-        commit, self._commit = self._commit, None
-        await start(self)
-        self._commit = commit
-
-    patch.setattr(runner.HostRunner, "_start_snapshot_if_due", hasty)
-
-
 def body_forgotten(patch: pytest.MonkeyPatch) -> None:
     """What a host has not parked itself it takes for lost."""
 
@@ -211,7 +200,6 @@ BUGS = {
     body_in_a_wrong_place: 10,
     wake_lost_on_recovery: 20,
     reads_on_a_message_too_far: 10,
-    snapshot_of_what_is_not_committed: 40,
     body_forgotten: 40,
     repeats_are_new: 10,
     nights_are_loud: 20,
