@@ -159,6 +159,8 @@ async def run(options: argparse.Namespace) -> None:
             ("one host, arrays of 100, gap holds", 100, {"gap": "hold"}),
             ("two hosts, arrays of 100", 100, {"hosts": 2}),
         ):
+            if options.arms and options.arms not in name:
+                continue
             console.print(f"[dim]{name} …[/dim]")
             arms.append(await run_arm(name, options.intents, per_message, **arguments))
         console.print(throughput_table(arms))
@@ -181,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--intents", type=int, default=200_000)
     parser.add_argument("--only", nargs="*", choices=["throughput", "latency", "idle", "kill"])
+    parser.add_argument("--arms", default="", help="only throughput arms whose name has this")
     uvloop.run(run(parser.parse_args()))
 
 
