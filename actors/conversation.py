@@ -112,9 +112,11 @@ class Conversation(Struct):
         if self._remembers(intent, name):
             self._tell(intent.app, intent.id, intent.category, "duplicate", now)
             return
-        if (reason := self._full(now)) is not None:
-            self._reject(intent, now, reason)
-            return
+        if len(state.held) >= limits.HELD_INTENTS or len(state.seen) >= _SEEN_BYTES:
+            reason = self._full(now)
+            if reason is not None:
+                self._reject(intent, now, reason)
+                return
         if intent.to is not None:
             state.to.update(intent.to)
         if intent.timezone is not None:
@@ -379,10 +381,9 @@ class Conversation(Struct):
         state = self.state
         if len(state.held) >= limits.HELD_INTENTS:
             return f"{limits.HELD_INTENTS} intents are held for this customer already"
+        state.seen = seen.forget(state.seen, now)
         if len(state.seen) >= _SEEN_BYTES:
-            state.seen = seen.forget(state.seen, now)
-            if len(state.seen) >= _SEEN_BYTES:
-                return f"more than {limits.REMEMBERED_IDS} intents for this customer in 24 h"
+            return f"more than {limits.REMEMBERED_IDS} intents for this customer in 24 h"
         return None
 
     def _reject(self, message: Intent | AnyCommand, now: int, reason: str) -> None:

@@ -111,12 +111,7 @@ def _blocks_of(
     asked = policy.asked(question.category, channel, question.app)
     if state.dnd and asked.dnd:
         blocks.extend(dnd_blocks(question, state, instant))
-    rules = asked.others
-    if state.sends:
-        rules = asked.gaps + rules
-        if len(state.sends) >= asked.fewest:
-            rules = asked.caps + rules
-    for rule in rules:
+    for rule in asked.rules(len(state.sends)):
         block = rule.block(question, state, instant)
         if block is not None:
             blocks.append(block)

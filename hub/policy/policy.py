@@ -13,11 +13,11 @@ from hub.policy.state import ConversationState
 class Asked:
     """The rules that one (category, channel, app) is asked about, in the document's order.
 
-    By kind, because most customers have had few messages lately: below `fewest` dispatches no cap
-    can block.
+    Most customers have had few messages lately: without any no gap can block, and with fewer than
+    the smallest limit no cap.
     """
 
-    __slots__ = ("caps", "dnd", "fewest", "gaps", "others")
+    __slots__ = ("all", "dnd", "fewest", "never_sent", "rarely_sent")
 
     def __init__(self, policy: Policy, category: str, channel: str, app: str) -> None:
         def matching(rules: Sequence[Rule]) -> tuple[Rule, ...]:
@@ -27,11 +27,19 @@ class Asked:
                 if not policy.bypasses(category, rule.kind) and rule.matches(category, channel, app)
             )
 
-        self.caps = matching(policy.caps)
-        self.gaps = matching(policy.gaps)
-        self.others = matching([*policy.quiet, *policy.presence])
-        self.dnd = not policy.bypasses(category, "dnd")
+        calendar = matching([*policy.quiet, *policy.presence])
+        gaps = matching(policy.gaps)
+        self.never_sent = calendar
+        self.rarely_sent = gaps + calendar
+        self.all = matching(policy.caps) + gaps + calendar
         self.fewest = min((cap.limit_below_reserve for cap in policy.caps), default=0)
+        self.dnd = not policy.bypasses(category, "dnd")
+
+    def rules(self, sends: int) -> tuple[Rule, ...]:
+        """Those that can block a conversation with so many remembered dispatches."""
+        if not sends:
+            return self.never_sent
+        return self.rarely_sent if sends < self.fewest else self.all
 
 
 class Policy:
