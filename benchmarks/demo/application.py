@@ -4,7 +4,7 @@ A process of its own that shares no code with the hub. Every message is acknowle
 before it counts; what is not is sent again with the same Nats-Msg-Id. Prints one line of JSON now
 and then, and writes the id of every acknowledged intent to a file.
 
-    python -m benchmarks.demo.application --nats URL --acknowledged FILE --seconds S [--log FILE]
+    python -m benchmarks.demo.application --nats URL --acknowledged FILE --seconds S --rate R
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import nats
-import nats.errors
-import nats.js.errors
 import uvloop
 from nats.js import JetStreamContext
 
+from benchmarks.demo.partitions import PASSING, WAIT_S, read_partitions
 from benchmarks.demo.purchases import APP, Outgoing, find_log, messages, read_log, utc_now
 
 IN_FLIGHT = 512
@@ -31,8 +30,10 @@ IN_FLIGHT = 512
 PATIENCE_S = 10.0
 """How long an acknowledgement may take before the message is sent again."""
 TRIES = 8
-REPORT_EVERY = 2_000
-"""Messages between two lines of progress."""
+REPORT_S = 0.5
+"""Between two lines of progress."""
+PACE_S = 0.01
+"""How far ahead of its pace it may run before it pauses."""
 
 
 class Publisher:
@@ -45,6 +46,7 @@ class Publisher:
         self._again: list[Outgoing] = []
         self.messages: Counter[str] = Counter()
         """Acknowledged messages, by kind."""
+        self.purchases = 0
         self.intents = 0
         """Acknowledged good intents, each once."""
         self.refused_repeats = 0
@@ -87,32 +89,48 @@ class Publisher:
             self._again.append(one)
             return
         self.messages[one.kind] += 1
+        self.purchases += one.purchases
         self.intents += len(one.ids)
         self.refused_repeats += bool(future.result().duplicate) and one.kind == "repeat"
         self._acknowledged.writelines(f"{APP}\t{name}\n" for name in one.ids)
 
 
-async def publish_all(url: str, log: Path, seconds: float, acknowledged: TextIO) -> None:
-    """Everything there is, but nothing new after `seconds`: a slow disk ends it early."""
+async def publish_all(
+    url: str, log: Path, seconds: float, rate: float, acknowledged: TextIO
+) -> None:
+    """Everything there is, `rate` intents a second, but nothing new after `seconds`."""
     purchases = read_log(log)
     client = await nats.connect(url, name="demo-shop", max_reconnect_attempts=-1)
     publisher = Publisher(client.jetstream(publish_async_max_pending=IN_FLIGHT), acknowledged)
-    started_s = time.monotonic()
-    for number, one in enumerate(messages(purchases, utc_now()), start=1):
-        if time.monotonic() - started_s > seconds:
+    partitions = await read_partitions(client)
+    started_s = reported_s = time.monotonic()
+    sent = 0
+    for one in messages(purchases, utc_now(), partitions):
+        ahead_s = started_s + sent / rate - time.monotonic()
+        if ahead_s > PACE_S:
+            await asyncio.sleep(ahead_s)
+        now_s = time.monotonic()
+        if now_s - started_s > seconds:
             break
-        while True:
-            try:
-                await publisher.publish(one)
-            except (nats.errors.Error, nats.js.errors.Error):  # reconnecting, or stalled: wait
-                await asyncio.sleep(0.1)
-            else:
-                break
-        if number % REPORT_EVERY == 0:
+        await publish(publisher, one)
+        sent += len(one.ids)
+        if now_s - reported_s > REPORT_S:
+            reported_s = now_s
             report(publisher, started_s, done=False)
     await publisher.finish()
     report(publisher, started_s, done=True)
     await client.close()
+
+
+async def publish(publisher: Publisher, one: Outgoing) -> None:
+    """Until it is on its way: the connection may be away, or too much wait for an answer."""
+    while True:
+        try:
+            await publisher.publish(one)
+        except PASSING:
+            await asyncio.sleep(WAIT_S)
+        else:
+            return
 
 
 def report(publisher: Publisher, started_s: float, *, done: bool) -> None:
@@ -120,6 +138,7 @@ def report(publisher: Publisher, started_s: float, *, done: bool) -> None:
     line = {
         "done": done,
         "messages": publisher.messages,
+        "purchases": publisher.purchases,
         "intents": publisher.intents,
         "refused_repeats": publisher.refused_repeats,
         "seconds": round(time.monotonic() - started_s, 3),
@@ -134,11 +153,11 @@ def main() -> None:
     parser.add_argument("--acknowledged", type=Path, required=True)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--rate", type=float, required=True)
     options = parser.parse_args()
     with open(options.acknowledged, "w", encoding="ascii") as acknowledged:
-        uvloop.run(
-            publish_all(options.nats, options.log or find_log(), options.seconds, acknowledged)
-        )
+        log = options.log or find_log()
+        uvloop.run(publish_all(options.nats, log, options.seconds, options.rate, acknowledged))
 
 
 if __name__ == "__main__":

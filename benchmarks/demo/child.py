@@ -71,9 +71,14 @@ class Child:
         except TimeoutError as error:
             raise self._failed(f"did not end within {timeout_s:.0f} s") from error
 
-    async def kill(self) -> None:
-        """SIGKILL if it still runs: for a demo that is cut short."""
-        if self.process.returncode is None:
+    async def clear_away(self, timeout_s: float) -> None:
+        """End it if it still runs, by SIGKILL in the end: for a demo that was cut short."""
+        if self.process.returncode is not None:
+            return
+        self.terminate()
+        try:
+            await self.ended(timeout_s)
+        except ChildFailed:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             await self.process.wait()

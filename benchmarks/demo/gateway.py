@@ -21,21 +21,25 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 import nats
-import nats.errors
-import nats.js.errors
 import uvloop
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
+from benchmarks.demo.partitions import (
+    PASSING,
+    TIMEOUT_S,
+    WAIT_S,
+    partition_of,
+    read_partitions,
+)
+
 SOURCE = "demo-gateway"
 FETCH = 64
 """Messages taken at once, each with up to 256 deliveries; so many are unacknowledged at most."""
 ARRAY = 256
 """Receipts in one message at most, as the contract allows."""
-WAIT_S = 0.5
-TIMEOUT_S = 10.0
 
 Receipt = dict[str, Any]
 T = TypeVar("T")
@@ -59,23 +63,6 @@ def answers(delivery: str) -> list[tuple[str, str | None]]:
     return [("delivered", None)]
 
 
-def partition_of(key: str, partitions: int) -> int:
-    """FNV-1a, 32 bits, modulo: all keys of an array must fall in one partition."""
-    value = 2166136261
-    for byte in key.encode():
-        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
-    return value % partitions
-
-
-async def read_partitions(client: Client) -> int:
-    """How many partitions INTAKE has: the number in its subject transform."""
-    info = await patiently(
-        lambda: client.request("$JS.API.STREAM.INFO.INTAKE", b"", timeout=TIMEOUT_S)
-    )
-    transform = json.loads(info.data)["config"]["subject_transform"]["dest"]
-    return int(transform.split("partition(")[1].split(",")[0])
-
-
 class Gateway:
     """Takes deliveries, reports receipts, in rounds."""
 
@@ -94,11 +81,11 @@ class Gateway:
         while True:
             try:
                 messages = await consumer.fetch(FETCH, timeout=WAIT_S)
-            except nats.errors.TimeoutError:
+            except TimeoutError:  # nothing there
                 if self.stopping:
                     return
                 continue
-            except (nats.errors.Error, nats.js.errors.Error):  # reconnecting: try again
+            except PASSING:  # reconnecting: try again
                 await asyncio.sleep(WAIT_S)
                 continue
             await self._report(messages)
@@ -158,7 +145,7 @@ async def patiently(work: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await work()
-        except (nats.errors.Error, nats.js.errors.Error):
+        except PASSING:
             await asyncio.sleep(WAIT_S)
 
 

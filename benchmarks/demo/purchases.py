@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from benchmarks.demo.partitions import partition_of
 
 APP = "shop"
 ZONES = (
@@ -36,6 +39,8 @@ CODE_EVERY = 70
 REPEAT_EVERY = 250
 MISTAKE_EVERY = 200
 """Purchases between two one-time codes, two repeats and two mistakes."""
+BATCH = 100
+"""Purchases in one array at most: two intents each, of the 256 objects that are allowed."""
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Outgoing:
     payload: bytes
     message_id: str | None = None
     ids: list[str] = field(default_factory=list)
+    purchases: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -57,6 +63,11 @@ class Purchase:
     day: str
     cds: int
     dollars: str
+
+    @property
+    def week(self) -> int:
+        """A number that grows from week to week."""
+        return date.fromisoformat(self.day).toordinal() // 7
 
 
 def find_log() -> Path:
@@ -95,22 +106,56 @@ def addresses(customer: str) -> dict[str, str]:
     return found
 
 
-def messages(purchases: list[Purchase], now: datetime) -> Iterator[Outgoing]:
-    """Everything the shop publishes, in order. `now` dates the offers that end soon."""
+def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Iterator[Outgoing]:
+    """Everything the shop publishes, in order. `now` dates the offers that end soon.
+
+    Two of three customers are members of the club: they hear of their purchases once a week, in
+    arrays on the bulk lane. The others hear of each at once.
+    """
     mistakes = _mistakes()
+    week: dict[int, list[Purchase]] = defaultdict(list)
+    number_of_week = 0
     for purchase in purchases:
-        one = _purchase_message(purchase, now)
-        yield one
+        if purchase.week != number_of_week:
+            yield from _batches(week, number_of_week, now)
+            week.clear()
+            number_of_week = purchase.week
+        if chosen(f"{purchase.customer} club", 3):
+            week[partition_of(purchase.customer, partitions)].append(purchase)
+        else:
+            one = _purchase_message(purchase, now)
+            yield one
+            if purchase.number % REPEAT_EVERY < 3:
+                yield _again(one, purchase)
         if purchase.number % CODE_EVERY == 0:
             yield _code_message(purchase)
-        if purchase.number % REPEAT_EVERY == 0:
-            yield _again(one, purchase)
         if purchase.number % MISTAKE_EVERY == 0:
             yield next(mistakes)(purchase)
+    yield from _batches(week, number_of_week, now)
+
+
+def _batches(week: dict[int, list[Purchase]], number: int, now: datetime) -> Iterator[Outgoing]:
+    """One array for each partition, or more; any of its customers is its key."""
+    for partition, several in week.items():
+        for start in range(0, len(several), BATCH):
+            some = several[start : start + BATCH]
+            intents = [intent for purchase in some for intent in _intents(purchase, now)]
+            name = f"week-{number}-{partition}-{start}"
+            one = _outgoing("batch", "bulk", some[0].customer, intents, name)
+            one.purchases = len(some)
+            yield one
 
 
 def _purchase_message(purchase: Purchase, now: datetime) -> Outgoing:
-    """The order notice and the offer that follows it: one customer, so one array."""
+    """The two intents of a purchase are for one customer, so they may share an array."""
+    name = f"purchase-{purchase.number}"
+    one = _outgoing("purchase", "normal", purchase.customer, _intents(purchase, now), name)
+    one.purchases = 1
+    return one
+
+
+def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
+    """The order notice, and the offer that follows it."""
     number, customer = purchase.number, purchase.customer
     notice: dict[str, Any] = {
         "id": f"order-{number}",
@@ -141,8 +186,7 @@ def _purchase_message(purchase: Purchase, now: datetime) -> Outgoing:
         offer["collapse_key"] = "next-order"
     elif kind == 5:  # to every screen the customer has
         offer["reach"] = "all"
-    lane = "bulk" if chosen(f"{customer} club", 4) == 0 else "normal"
-    return _outgoing("purchase", lane, customer, [notice, offer], f"purchase-{number}")
+    return [notice, offer]
 
 
 def _code_message(purchase: Purchase) -> Outgoing:
@@ -171,7 +215,7 @@ def _outgoing(kind: str, lane: str, key: str, content: Any, name: str) -> Outgoi
 
 def _again(one: Outgoing, purchase: Purchase) -> Outgoing:
     """The same message once more: with its Nats-Msg-Id the server refuses it, else the hub does."""
-    named = purchase.number % (2 * REPEAT_EVERY) == 0
+    named = chosen(f"repeat {purchase.number}", 2) == 0
     return Outgoing("repeat", one.subject, one.payload, one.message_id if named else None)
 
 

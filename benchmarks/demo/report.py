@@ -77,11 +77,15 @@ def _table(title: str, *columns: str) -> Table:
 def _published(run: Run) -> Table:
     kinds, words = run.published["messages"], run.published
     table = _table("What the shop published", "message", "count", "what it was")
-    of_all = "" if run.complete else " (the time was up before the end of the log)"
+    cut = "" if run.complete else "; the time was up before the end of the log"
     table.add_row(
         "purchases",
-        f"{kinds['purchase']:,}",
-        f"an order notice and an offer each, to {run.customers:,} customers{of_all}",
+        f"{words['purchases']:,}",
+        f"an order notice and an offer each, to {run.customers:,} customers{cut}",
+    )
+    table.add_row("  messages, one purchase", f"{kinds['purchase']:,}", "on the normal lane")
+    table.add_row(
+        "  messages, a week's batch", f"{kinds['batch']:,}", "arrays by partition, on the bulk lane"
     )
     table.add_row("one-time codes", f"{kinds['code']:,}", "alone, on the urgent lane")
     table.add_row(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import signal
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from benchmarks.demo import facts, gateway, purchases, report, run
+from benchmarks.demo import facts, gateway, partitions, purchases, report, run
+from benchmarks.demo.child import Child, ChildFailed
 from hub.checkers import History, Published, Violation, check_all
 from hub.contract.decode import Rejection, decode
 from hub.contract.subjects import partition_of
@@ -35,7 +38,9 @@ def log(tmp_path: Path) -> Path:
 
 def many(count: int) -> list[purchases.Purchase]:
     return [
-        purchases.Purchase(number, f"{number % 97:05d}", "19970101", 1, "9.99")
+        purchases.Purchase(
+            number, f"{number % 97:05d}", f"199701{1 + number // 400:02d}", 1, "9.99"
+        )
         for number in range(1, count + 1)
     ]
 
@@ -66,22 +71,24 @@ def test_the_log_is_found_where_packages_are(tmp_path, monkeypatch):
 
 def test_every_good_message_is_valid_and_the_same_every_time():
     policy = load_policy(run.POLICY)
-    made = list(purchases.messages(many(1_000), NOW))
-    assert made == list(purchases.messages(many(1_000), NOW))
-    assert {one.kind for one in made} == {"purchase", "code", "repeat", "mistake"}
+    made = list(purchases.messages(many(1_000), NOW, 16))
+    assert made == list(purchases.messages(many(1_000), NOW, 16))
+    assert {one.kind for one in made} == {"purchase", "batch", "code", "repeat", "mistake"}
     for one in made:
         if one.kind == "mistake":
             continue
         found = decoded(one)
         assert all(isinstance(each, Intent) for each in found)
+        assert len({partition_of(each.customer, 16) for each in found}) == 1
         assert {each.category for each in found} <= policy.categories.keys()
         assert one.kind == "repeat" or [each.id for each in found] == one.ids
-    named = [one.message_id for one in made if one.kind in ("purchase", "code")]
+    assert sum(one.purchases for one in made) == 1_000
+    named = [one.message_id for one in made if one.kind in ("purchase", "batch", "code")]
     assert len(set(named)) == len(named)
 
 
 def test_every_mistake_is_one_and_there_is_every_kind():
-    made = purchases.messages(many(purchases.MISTAKE_EVERY * 40), NOW)
+    made = purchases.messages(many(purchases.MISTAKE_EVERY * 40), NOW, 16)
     found = [one for one in made if one.kind == "mistake"]
     reasons = set()
     for one in found:
@@ -98,7 +105,7 @@ def test_every_mistake_is_one_and_there_is_every_kind():
 
 def test_the_gateway_knows_the_partitions_and_reports_everything_a_receipt_can_say():
     for key in ("00001", "c", "~group", "z" * 64):
-        assert gateway.partition_of(key, 16) == partition_of(key, 16)
+        assert partitions.partition_of(key, 16) == partition_of(key, 16)
     words = {word for n in range(500) for word in gateway.answers(f"shop:order-{n}:1")}
     assert {status for status, _ in words} == {"sent", "delivered", "read", "failed", "unknown"}
     assert {failure for _, failure in words} == {None, "dead_address", "provider"}
@@ -107,7 +114,7 @@ def test_the_gateway_knows_the_partitions_and_reports_everything_a_receipt_can_s
 def demo_history() -> History:
     """The shop's first 800 purchases, decided by the product under the demo's policy."""
     recorder = Recorder(load_policy(run.POLICY))
-    for one in purchases.messages(many(800), NOW):
+    for one in purchases.messages(many(800), NOW, 16):
         recorder.now += 40
         _, _, lane, source, _ = one.subject.split(".")
         packed = one.headers.get("Content-Type") == "application/msgpack"
@@ -145,8 +152,14 @@ def test_violations_are_counted_and_shown():
 
 
 def printed(history: History, found: facts.Facts, violations: list[Violation]) -> str:
-    kinds = {"purchase": 800, "code": 11, "repeat": 3, "mistake": 4}
-    words = {"messages": kinds, "intents": 1_611, "refused_repeats": 1, "seconds": 32.0}
+    kinds = {"purchase": 270, "batch": 32, "code": 11, "repeat": 3, "mistake": 4}
+    words = {
+        "messages": kinds,
+        "purchases": 800,
+        "intents": 1_611,
+        "refused_repeats": 1,
+        "seconds": 32.0,
+    }
     seen = report.Run(
         published=words,
         complete=True,
@@ -189,3 +202,33 @@ def test_waits_are_measured_from_the_stored_times_of_both_streams():
     assert found.seconds == 0.0125
     assert [facts.percentile([1, 2, 3, 4], share) for share in (0.25, 0.5, 0.99)] == [1, 2, 4]
     assert facts.percentile([], 0.5) == 0
+
+
+STUBBORN = """
+import json, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(json.dumps({"done": False}), flush=True)
+print("what it was", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+
+
+async def test_a_child_that_does_not_end_is_ended_and_says_why(tmp_path):
+    child = await Child.start("child", [sys.executable, "-c", STUBBORN], tmp_path)
+    assert await child.line(20) == {"done": False}
+    with pytest.raises(ChildFailed, match="child said nothing for 0 s"):
+        await child.line(0.1)
+    await child.clear_away(0.1)
+    assert child.process.returncode == -signal.SIGKILL
+    with pytest.raises(ChildFailed, match=r"exit code -9.*\nwhat it was"):
+        child.terminate()
+    await child.clear_away(0)
+
+
+async def test_lines_end_with_the_one_that_is_done(tmp_path):
+    code = 'print(\'{"done": false}\\n{"done": true}\\n{"done": false}\')'
+    child = await Child.start("child", [sys.executable, "-c", code], tmp_path)
+    assert [line["done"] async for line in child.lines(20)] == [False, True]
+    assert await child.line(20) == {"done": False}
+    with pytest.raises(ChildFailed, match="ended with exit code 0"):
+        await child.line(20)
