@@ -46,6 +46,8 @@ _ENVIRONMENT: Final = {
     "RAY_SCHEDULER_EVENTS": "0",
 }
 _LOCAL: Final = {
+    # The hosts are the hub: they yield to nobody. Ray would make them nice.
+    "RAY_worker_niceness": "0",
     # No idle workers: every process we want is an actor.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_worker_prestart": "0",
