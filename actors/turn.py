@@ -149,10 +149,13 @@ class Work:
         conversation = self.conversations[key] = Conversation(key, state, policy, self, state.wake)
         return conversation
 
-    def close(self) -> None:
-        """Pack what was touched, into the partition's memory and for its log record."""
+    def settle(self) -> None:
+        """Pack what was touched, into the partition's memory and for its log record.
+
+        Done every slice: a few unpacked conversations stay in the processor's cache, hundreds do
+        not. One that is touched again later in the turn is unpacked again.
+        """
         partition = self.partition
-        self.at_ms, self.checkpoint = partition.at_ms, dict(partition.checkpoint)
         states, changed = partition.states, self.states
         for key, conversation in self.conversations.items():
             state = conversation.state
@@ -165,6 +168,11 @@ class Work:
             if state.wake != conversation.wake_before:
                 partition.schedule(key, conversation.wake_before, state.wake)
         self.conversations.clear()
+
+    def close(self) -> None:
+        """The end of the turn: what the log record will say of time and checkpoint."""
+        self.settle()
+        self.at_ms, self.checkpoint = self.partition.at_ms, dict(self.partition.checkpoint)
 
     def missing_blocks(self) -> set[str]:
         """Names of the parked blocks that released deliveries still need."""
@@ -285,6 +293,12 @@ class Turn:
         self.wakes += 1
         # One may release many held intents; whatever is told or handed over is also counted.
         self._account(work, max(1, len(work.counted) - counted), 0)
+
+    def settle(self) -> None:
+        """Pack the conversations opened since the last time; for the end of every slice."""
+        for work in self.works.values():
+            if work.conversations:
+                work.settle()
 
     def close(self) -> list[Work]:
         """The turn's work, packed; the partitions' memories have moved on to it."""
