@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -55,7 +56,10 @@ _LOCAL: Final = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_event_log_reporter_enabled": "0",
+    # Ray starts its dashboard's server even without a dashboard; this much it waits for it.
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "0",
 }
+_DASHBOARD: Final = "ray/dashboard/dashboard.py"
 Result = TypeVar("Result")
 
 
@@ -121,9 +125,7 @@ class Cluster:
     def kill(self) -> None:
         """End all processes of a local Ray at once. Its agents would stay for another minute."""
         if self._address is None:
-            for pid in _descendants(os.getpid()) - {self._spared()}:
-                with contextlib.suppress(ProcessLookupError):  # gone meanwhile
-                    os.kill(pid, signal.SIGKILL)
+            _kill(_descendants(os.getpid()) - {self._spared()})
 
     def _init(self) -> None:
         """Start or join Ray. A local one gets INIT_TRIES: it gives up on a machine that is busy."""
@@ -171,6 +173,9 @@ class Cluster:
             }
         else:
             options["address"] = self._address
+        # It tells at length that it did not wait for the dashboard.
+        quiet = logging.getLogger("ray._private.services")
+        quiet.setLevel(logging.CRITICAL)
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises that very class, and many others
@@ -179,6 +184,10 @@ class Cluster:
             raise RayFailed(
                 f"{what} cannot be used: {reason[0] if reason else type(error).__name__}"
             ) from error
+        finally:
+            quiet.setLevel(logging.NOTSET)
+        if self._address is None:
+            _kill(pid for pid in _descendants(os.getpid()) if _DASHBOARD in _command(pid))
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -213,6 +222,20 @@ def _supervise(settings: HubSettings) -> Any:
     from actors.supervisor import start_supervisor
 
     return start_supervisor(settings)
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # gone meanwhile
+            os.kill(pid, signal.SIGKILL)
+
+
+def _command(pid: int) -> str:
+    """The command line of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _descendants(root: int) -> set[int]:
