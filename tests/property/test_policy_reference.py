@@ -20,8 +20,8 @@ COMPARED = (*IDS, "at", "channel", "delivery", "next_eligible_at")
 
 FRESH = 10
 BATCHES = 30
-"""Examples come in small batches: after its first ten, hypothesis mostly varies those it has tried,
-and histories varied by it led to a fifth of the rules that as many new ones lead to."""
+"""Examples come in small batches, because after its first ten hypothesis mostly varies those it has
+tried: 300 at once had 78 to 95 distinct policies (eight runs), in batches of ten 256 to 259."""
 
 REACHED_BY_ALL = {
     "dispatched",
