@@ -7,6 +7,7 @@ calls here are the supervisor's: place, release, look. Source: docs/architecture
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 from typing import Any
@@ -26,6 +27,9 @@ from hub.metrics import Metrics, Series, Snapshot
 from hub.policy.document import parse_policy
 from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, unpack_state
+
+GC_THRESHOLD = (100_000, 20, 20)
+"""Far more new objects than one turn keeps at a time."""
 
 log = structlog.get_logger("tact.host")
 
@@ -116,6 +120,8 @@ class ConversationHost:
         async with self._opening:
             if self._runner is None:
                 settings = self._settings
+                # What a turn makes is freed by reference count; looking for cycles in it is lost.
+                gc.set_threshold(*GC_THRESHOLD)
                 self._connection = await connect(
                     settings.nats_url,
                     name=f"tact-{self.incarnation}",

@@ -9,7 +9,7 @@ actor and, in virtual time, in the simulation. Source: docs/architecture.md, "Th
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
@@ -208,6 +208,7 @@ class HostRunner:
             woken = self._serve_wakes(turn, bulk)
             served += woken + self._serve_lanes(turn, _BULK_LANES, bulk - woken)
             turn.bulk_objects += turn.objects - before
+        turn.settle()
         return served
 
     def _bulk_room(self, turn: Turn) -> int:
@@ -335,6 +336,8 @@ class HostRunner:
         objects = 0
         for work in works:
             metrics.add_all(work.counted)
+            for labels, count in Counter(work.told).items():
+                metrics.add("tact_outcomes_total", labels, count)
             for lane, source, stored_ms, count in work.inputs:
                 if lane in INTENT_LANES:
                     metrics.add("tact_intents_total", (source, lane), count)

@@ -61,6 +61,7 @@ class Work:
         "released",
         "state_bytes",
         "states",
+        "told",
         "urgent",
         "urgent_deliveries",
     )
@@ -88,6 +89,8 @@ class Work:
         self.state_bytes = 0
         self.counted: list[Series] = []
         """One entry for each time a metric goes up by one."""
+        self.told: list[tuple[str, str, str]] = []
+        """(state, category, channel) of every outcome."""
         self.inputs: list[tuple[str, str, int, int]] = []
         """(lane, source, stored_ms, objects) of every message decided."""
         self.urgent = False
@@ -100,11 +103,12 @@ class Work:
             self.outcomes[outcome.app].append(outcome)
         except KeyError:
             self.outcomes[outcome.app] = [outcome]
-        state, counted = outcome.state, self.counted
-        counted.append(("tact_outcomes_total", (state, category, outcome.channel or "")))
-        if outcome.rules is not None and (name := _COUNTED_BY_RULE.get(state)) is not None:
+        state = outcome.state
+        self.told.append((state, category, outcome.channel or ""))
+        if outcome.rules is not None and state != "dispatched":
+            name = _COUNTED_BY_RULE[state]
             for block in outcome.rules:
-                counted.append((name, (block.rule,)))
+                self.counted.append((name, (block.rule,)))
 
     def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
         channel, account = delivery.channel, delivery.account
@@ -287,12 +291,12 @@ class Turn:
         now = partition.at_ms = max(clock_ms, partition.at_ms)
         work = self._work(partition)
         conversation = work.open(key, self.policy)
-        counted = len(work.counted)
+        told = len(work.told)
         if conversation is not None:
             conversation.wake(now)
         self.wakes += 1
-        # One may release many held intents; whatever is told or handed over is also counted.
-        self._account(work, max(1, len(work.counted) - counted), 0)
+        # One may release many held intents; each is told of.
+        self._account(work, max(1, len(work.told) - told), 0)
 
     def settle(self) -> None:
         """Pack the conversations opened since the last time; for the end of every slice."""

@@ -9,6 +9,9 @@ from hub.policy import document as doc
 from hub.policy.rules import Cap, Gap, Presence, Quiet, Rule
 from hub.policy.state import ConversationState
 
+APPS_REMEMBERED = 1_024
+"""Applications whose rules are kept compiled; each has one entry a category and channel."""
+
 
 class Asked:
     """The rules that one (category, channel, app) is asked about, in the document's order.
@@ -62,17 +65,18 @@ class Policy:
             [limits.SEND_MEMORY_MS, *(rule.memory_ms for rule in (*self.caps, *self.gaps))]
         )
         self._bypass = {name: frozenset(c.bypass) for name, c in self.categories.items()}
-        self._asked: dict[tuple[str, str, str], Asked] = {}
+        self._asked: dict[str, dict[str, dict[str, Asked]]] = {}
 
     def asked(self, category: str, channel: str, app: str) -> Asked:
         """The rules asked of an intent: those that match it and that it does not bypass."""
-        key = (category, channel, app)
-        asked = self._asked.get(key)
-        if asked is None:
-            if len(self._asked) >= limits.POLICY_RULES * 64:  # apps come and go; stay bounded
+        try:
+            return self._asked[app][category][channel]
+        except KeyError:
+            if len(self._asked) >= APPS_REMEMBERED:
                 self._asked.clear()
-            asked = self._asked[key] = Asked(self, category, channel, app)
-        return asked
+            channels = self._asked.setdefault(app, {}).setdefault(category, {})
+            asked = channels[channel] = Asked(self, category, channel, app)
+            return asked
 
     def bypasses(self, category: str, kind: str) -> bool:
         return kind in self._bypass.get(category, ())

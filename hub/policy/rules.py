@@ -22,8 +22,8 @@ from hub.policy.state import FAILED, FOREVER, ConversationState, Send
 
 NEVER = 1 << 62
 """A ready time that does not come by itself."""
-MINUTES_REMEMBERED = 65_536
-"""Answers of one quiet rule kept, by zone and minute: a few MB."""
+MINUTES_REMEMBERED = 4_096
+"""Answers of one quiet rule kept for one zone."""
 
 
 class Block(Struct, frozen=True, gc=False):
@@ -203,23 +203,24 @@ class Quiet(Rule):
             )
         self.days = frozenset(doc.DAYS.index(day) for day in rule.days or doc.DAYS)
         self.spread_ms = 0 if rule.spread is None else doc.duration_ms(rule.spread, rule.name)
-        self._by_minute: dict[tuple[str, int], int | None] = {}
+        self._by_minute: dict[str, dict[int, int | None]] = {}
 
     def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
         # Windows begin and end, and zones change, on whole minutes: one answer serves a minute.
-        minute = (question.zone, instant // 60_000)
+        minute = instant // 60_000
         try:
-            ready = self._by_minute[minute]
+            ready = self._by_minute[question.zone][minute]
         except KeyError:
-            ready = self._remember(minute, self.outside_at(question.zone, instant))
+            ready = self._ask_clock(question.zone, minute)
         if self.spread_ms:
             ready = self._spread(question, ready, instant)
         return None if ready is None else Block(self.name, "quiet", self.action, ready)
 
-    def _remember(self, minute: tuple[str, int], ready: int | None) -> int | None:
-        if len(self._by_minute) >= MINUTES_REMEMBERED:
-            self._by_minute.clear()
-        self._by_minute[minute] = ready
+    def _ask_clock(self, zone: str, minute: int) -> int | None:
+        minutes = self._by_minute.setdefault(zone, {})
+        if len(minutes) >= MINUTES_REMEMBERED:
+            minutes.clear()
+        ready = minutes[minute] = self.outside_at(zone, minute * 60_000)
         return ready
 
     def outside_at(self, zone: str, instant: int) -> int | None:
