@@ -138,7 +138,7 @@ def alive(pids: set[int]) -> dict[int, str]:
         if (stat := _stat(pid)) is not None and stat[0] != "Z":
             try:
                 running[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:120]
-            except OSError:
+            except OSError:  # it ended just now
                 continue
     return running
 
