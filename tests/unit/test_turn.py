@@ -444,7 +444,7 @@ def test_metrics_are_counted_once_for_what_is_committed():
     turn.receive(message(1, intent("a"), intent("a"), {"id": "bad"}), NOW)
     (work,) = turn.close()
     counted = Counter(work.counted)
-    assert counted["tact_outcomes_total", ("dispatched", "wide", "sms")] == 1
-    assert counted["tact_outcomes_total", ("duplicate", "wide", "")] == 1
+    assert Counter(work.told)["dispatched", "wide", "sms"] == 1
+    assert Counter(work.told)["duplicate", "wide", ""] == 1
     assert counted["tact_rejected_total", ("normal",)] == 1
     assert work.inputs == [("normal", "shop", NOW, 3)]
