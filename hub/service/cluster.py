@@ -179,10 +179,13 @@ class Cluster:
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises that very class, and many others
-            what = f"the Ray cluster at {self._address}" if self._address else "a local Ray"
+            what, advice = "a local Ray", ""
+            if self._address is not None:
+                what = f"the Ray cluster at {self._address}"
+                advice = ". If it wants a token: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
             reason = str(error).strip().splitlines()
             raise RayFailed(
-                f"{what} cannot be used: {reason[0] if reason else type(error).__name__}"
+                f"{what} cannot be used: {reason[0] if reason else type(error).__name__}{advice}"
             ) from error
         finally:
             quiet.setLevel(logging.NOTSET)
