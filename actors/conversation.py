@@ -78,6 +78,8 @@ class Conversation(Struct):
     """`Effects`."""
     wake_before: int = 0
     """When it was to be woken before the turn opened it."""
+    packed_bytes: int = 0
+    """Size of the state when it was opened."""
 
     def receive(self, message: Message, accepted: int, now: int) -> None:
         """One message of any lane, accepted by the stream at `accepted`, decided at `now`."""
@@ -112,7 +114,7 @@ class Conversation(Struct):
         if self._remembers(intent, name):
             self._tell(intent.app, intent.id, intent.category, "duplicate", now)
             return
-        if len(state.held) >= limits.HELD_INTENTS or len(state.seen) >= _SEEN_BYTES:
+        if self.packed_bytes >= limits.CONVERSATION_FULL_BYTES or len(state.seen) >= _SEEN_BYTES:
             reason = self._full(now)
             if reason is not None:
                 self._reject(intent, now, reason)
@@ -379,11 +381,11 @@ class Conversation(Struct):
     def _full(self, now: int) -> str | None:
         """Why this conversation can take no more intents now, or None."""
         state = self.state
-        if len(state.held) >= limits.HELD_INTENTS:
-            return f"{limits.HELD_INTENTS} intents are held for this customer already"
         state.seen = seen.forget(state.seen, now)
         if len(state.seen) >= _SEEN_BYTES:
             return f"more than {limits.REMEMBERED_IDS} intents for this customer in 24 h"
+        if self.packed_bytes >= limits.CONVERSATION_FULL_BYTES:
+            return f"{len(state.held)} intents are held for this customer already"
         return None
 
     def _reject(self, message: Intent | AnyCommand, now: int, reason: str) -> None:

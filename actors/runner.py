@@ -208,7 +208,6 @@ class HostRunner:
             woken = self._serve_wakes(turn, bulk)
             served += woken + self._serve_lanes(turn, _BULK_LANES, bulk - woken)
             turn.bulk_objects += turn.objects - before
-        turn.settle()
         return served
 
     def _bulk_room(self, turn: Turn) -> int:

@@ -28,8 +28,6 @@ from hub.policy.state import ConversationState, pack_state, unpack_state
 _decode_content = msgspec.json.Decoder(dict[str, Raw]).decode
 
 _EMPTY_STATE = pack_state(ConversationState())
-_OBJECT_GROWTH_BYTES = 256
-"""What one decision may add to a packed state, for the bound on a partition's log record."""
 _OBJECTS_A_MESSAGE = limits.ARRAY_OBJECTS // 6
 """An object may lead to three deliveries and three outcomes (a combined send), in full arrays."""
 
@@ -48,7 +46,6 @@ class Work:
         "at_ms",
         "block",
         "checkpoint",
-        "conversations",
         "counted",
         "deliveries",
         "inputs",
@@ -73,7 +70,6 @@ class Work:
         self.checkpoint: dict[str, int] = {}
         partition.turns += 1
         self.block = f"{partition.epoch}-{partition.turns}"
-        self.conversations: dict[str, Conversation] = {}
         self.outcomes: dict[str, list[Outcome]] = {}
         """By application, in the order decided."""
         self.deliveries: dict[tuple[str, int], list[Delivery]] = {}
@@ -138,44 +134,34 @@ class Work:
     # ---- conversations ----------------------------------------------------------------------
 
     def open(self, key: str, policy: Policy) -> Conversation | None:
-        """The conversation, unpacked when the turn touches it first; None when it is not ours."""
-        conversation = self.conversations.get(key)
-        if conversation is not None:
-            return conversation
+        """The conversation, unpacked; None when it belongs to another partition."""
         packed = self.partition.states.get(key)
         if packed is not None:
             state = unpack_state(packed)
-            self.state_bytes += len(packed)
-        elif partition_of(key, self.partitions) == self.partition.number:
-            state = ConversationState()
-        else:
-            return None
-        conversation = self.conversations[key] = Conversation(key, state, policy, self, state.wake)
-        return conversation
+            return Conversation(key, state, policy, self, state.wake, len(packed))
+        if partition_of(key, self.partitions) == self.partition.number:
+            return Conversation(key, ConversationState(), policy, self)
+        return None
 
-    def settle(self) -> None:
-        """Pack what was touched, into the partition's memory and for its log record.
+    def keep(self, conversation: Conversation) -> None:
+        """Pack it again, into the partition's memory and for its log record.
 
-        Done every slice: a few unpacked conversations stay in the processor's cache, hundreds do
-        not. One that is touched again later in the turn is unpacked again.
+        At once, not at the end of the turn: what one intent needs stays in the processor's cache.
         """
-        partition = self.partition
-        states, changed = partition.states, self.states
-        for key, conversation in self.conversations.items():
-            state = conversation.state
-            packed = pack_state(state)
-            if packed == _EMPTY_STATE:
-                if states.pop(key, None) is not None:
-                    changed[key] = None
-            elif packed != states.get(key):
-                states[key] = changed[key] = packed
-            if state.wake != conversation.wake_before:
-                partition.schedule(key, conversation.wake_before, state.wake)
-        self.conversations.clear()
+        partition, key, state = self.partition, conversation.key, conversation.state
+        packed = pack_state(state)
+        if packed == _EMPTY_STATE:
+            if partition.states.pop(key, None) is not None:
+                self.states[key] = None
+        elif packed != partition.states.get(key):
+            earlier = self.states.get(key)
+            self.state_bytes += len(packed) - (0 if earlier is None else len(earlier))
+            partition.states[key] = self.states[key] = packed
+        if state.wake != conversation.wake_before:
+            partition.schedule(key, conversation.wake_before, state.wake)
 
     def close(self) -> None:
         """The end of the turn: what the log record will say of time and checkpoint."""
-        self.settle()
         self.at_ms, self.checkpoint = self.partition.at_ms, dict(self.partition.checkpoint)
 
     def missing_blocks(self) -> set[str]:
@@ -271,13 +257,17 @@ class Turn:
             if type(item) is Rejection:
                 self._reject(work, message, item, now)
                 continue
+            if work.state_bytes > limits.RECORD_STATE_BYTES:
+                self._reject(work, message, _refused(item, _TOO_MUCH_STATE), now)
+                continue
             conversation = work.open(item.customer, self.policy)
             if conversation is None:
-                self._reject(work, message, _foreign(item), now)
+                self._reject(work, message, _refused(item, _FOREIGN), now)
                 continue
             if 0 < conversation.state.wake <= now:
                 conversation.wake(now)  # wake-ups due go before an arrival
             conversation.receive(item, message.stored_ms, now)
+            work.keep(conversation)
         partition.checkpoint[lane] = message.sequence
         count = len(items)
         work.inputs.append((lane, source, message.stored_ms, count))
@@ -294,18 +284,13 @@ class Turn:
         told = len(work.told)
         if conversation is not None:
             conversation.wake(now)
+            work.keep(conversation)
         self.wakes += 1
         # One may release many held intents; each is told of.
         self._account(work, max(1, len(work.told) - told), 0)
 
-    def settle(self) -> None:
-        """Pack the conversations opened since the last time; for the end of every slice."""
-        for work in self.works.values():
-            if work.conversations:
-                work.settle()
-
     def close(self) -> list[Work]:
-        """The turn's work, packed; the partitions' memories have moved on to it."""
+        """The turn's work; the partitions' memories have moved on to it."""
         for work in self.works.values():
             work.close()
         return list(self.works.values())
@@ -317,7 +302,6 @@ class Turn:
         return work
 
     def _account(self, work: Work, objects: int, payload_bytes: int) -> None:
-        work.state_bytes += objects * _OBJECT_GROWTH_BYTES
         self.objects += objects
         self.payload_bytes += payload_bytes
         self.state_bytes = max(self.state_bytes, work.state_bytes)
@@ -340,7 +324,12 @@ class Turn:
         )
 
 
-def _foreign(message: Message) -> Rejection:
+_FOREIGN = "customer does not match the subject: it belongs to another partition"
+_TOO_MUCH_STATE = (
+    "the customers of this array have more history than one commit holds; use smaller arrays"
+)
+
+
+def _refused(message: Message, reason: str) -> Rejection:
     name = message.delivery if isinstance(message, Receipt) else message.id
-    reason = "customer does not match the subject: it belongs to another partition"
     return Rejection(reason, name, message.customer)

@@ -24,7 +24,7 @@ TRACE_CHARS = 256
 REASON_CHARS = 300
 """A reason quotes at most this much, so that bad input is not amplified into the ledger."""
 REJECTED_ID_CHARS = 128
-"""An id that is too long is named in its rejection up to here: the longest valid id is an inbound's."""
+"""An id that is too long is named in its rejection up to here: the longest valid one."""
 NESTING = 32
 """Arrays and objects inside one another in free-form content. Common decoders stop at 64, and a
 delivery adds levels of its own."""
@@ -40,11 +40,11 @@ REMEMBER_MS = 24 * 3_600_000
 REMEMBERED_IDS = 8_192
 """Ids remembered for one conversation in REMEMBER_MS: 12 bytes each, all rewritten by a turn that
 touches it. One customer with more intents a day is a loop in an application: `rejected`."""
-HELD_INTENTS = 1_000
-"""Held intents of one conversation, about 150 bytes each. More are `rejected`."""
-SENDS = 4_096
-"""Dispatches remembered for one conversation. Four times the largest cap limit, so that dropping
-the oldest could only matter to a cap after 3,000 failed receipts."""
+CONVERSATION_FULL_BYTES = 192 * KIB
+"""A packed conversation this large takes no more intents: about 1,000 held. They are `rejected`."""
+SENDS = 2_048
+"""Dispatches remembered for one conversation. Twice the largest cap limit, so that dropping the
+oldest could only matter to a cap after 1,000 failed receipts."""
 SEND_MEMORY_MS = 7 * 24 * 3_600_000
 """A dispatch is remembered at least this long, for its receipts: the lifetime of a delivery."""
 CAP_LIMIT = 1_000
@@ -70,8 +70,10 @@ TURN_BULK_BESIDE_URGENT = 256
 """Normal and bulk objects in a turn while the urgent lane is busy: keeps commits short."""
 URGENT_RECENT_S = 1.0
 """How long after an urgent message turns are still kept short."""
-TURN_STATE_BYTES = 512 * KIB
-"""Packed states one turn may rewrite in one partition: its log record must fit MESSAGE_BYTES."""
+TURN_STATE_BYTES = 256 * KIB
+"""Packed states one turn may rewrite in one partition before it takes nothing more."""
+RECORD_STATE_BYTES = 768 * KIB
+"""And within one array more: with one more conversation a log record still fits MESSAGE_BYTES."""
 TURN_PAYLOAD_BYTES = 2 * MIB
 """Intake payload decided in one turn."""
 TURN_URGENT = 128

@@ -224,13 +224,12 @@ def test_a_body_that_is_gone_is_a_failure_with_a_reason():
 # ---- bounds --------------------------------------------------------------------------------------
 
 
-def test_a_turn_is_full_by_objects_payload_urgent_deliveries_and_states(
+def test_a_turn_is_full_by_objects_payload_and_urgent_deliveries(
     monkeypatch: pytest.MonkeyPatch,
 ):
     bounds = {
         "TURN_INTENTS": 3,
         "TURN_PAYLOAD_BYTES": 400,
-        "TURN_STATE_BYTES": 3 * 256,
         "TURN_URGENT": 3,
     }
     for name, value in bounds.items():
@@ -243,6 +242,44 @@ def test_a_turn_is_full_by_objects_payload_urgent_deliveries_and_states(
                 taken += 1
                 turn.receive(message(taken, intent(f"i{taken}"), lane=lane), NOW)
             assert taken == 3, name
+
+
+def test_a_turn_is_full_by_the_states_its_log_record_would_carry(monkeypatch: pytest.MonkeyPatch):
+    turn = turn_of(partition())
+    turn.receive(message(1, intent("a")), NOW)
+    (one,) = turn.works[1].states.values()
+    turn.receive(message(2, intent("b")), NOW)
+    (both,) = turn.works[1].states.values()
+    assert turn.state_bytes == len(both) > len(one)  # rewritten twice, carried once
+    monkeypatch.setattr(limits, "TURN_STATE_BYTES", len(both))
+    assert turn.full
+
+
+def test_an_array_with_more_state_than_a_record_holds_is_refused_from_there_on(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(limits, "RECORD_STATE_BYTES", 0)
+    turn = turn_of(partition())
+    turn.receive(message(1, intent("a"), intent("b"), intent("c")), NOW)
+    states = [outcome.state for outcome in turn.works[1].outcomes["shop"]]
+    assert states == ["dispatched", "rejected", "rejected"]
+
+
+def test_a_conversation_that_is_full_takes_no_more_intents(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "CONVERSATION_FULL_BYTES", 1)
+    turn = turn_of(partition())
+    turn.receive(message(1, intent("a"), intent("b")), NOW)
+    first, second = turn.works[1].outcomes["shop"]
+    assert (first.state, second.state) == ("dispatched", "rejected")
+    assert "held for this customer" in second.reason
+
+
+def test_a_decision_is_never_earlier_than_the_one_before(monkeypatch: pytest.MonkeyPatch):
+    turn = turn_of(partition())
+    turn.receive(message(1, intent("a")), NOW)
+    turn.receive(message(2, intent("b")), NOW - 5_000)
+    first, second = turn.works[1].outcomes["shop"]
+    assert first.at == second.at
 
 
 @pytest.mark.parametrize("count", [limits.PARTITIONS, limits.PARTITIONS_MAX])
