@@ -120,12 +120,12 @@ class Cluster:
                 _log.warning("supervisor.stop_failed", error=type(error).__name__)
         await self._in_thread(self._shutdown)
         self._thread.shutdown()
-        self._forget()
 
     def kill(self) -> None:
         """End all processes of a local Ray at once. Its agents would stay for another minute."""
         if self._address is None:
             _kill(_descendants(os.getpid()) - {self._spared()})
+        self._forget()
 
     def _init(self) -> None:
         """Start or join Ray. A local one gets INIT_TRIES: it gives up on a machine that is busy."""
@@ -135,7 +135,6 @@ class Cluster:
                 return
             except RayFailed as error:
                 self.kill()
-                self._forget()
                 if self._address is not None or attempt == INIT_TRIES:
                     raise
                 _log.warning("ray.start_failed", attempt=attempt, reason=error.message)
@@ -209,8 +208,10 @@ class Cluster:
         note.write_text(str(temporary), encoding="utf-8")
 
     def _forget(self) -> None:
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._temporary is None:
+            return  # the note may tell of another's, which the next hub removes
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary = None
         if self._directory is not None:
             (self._directory / _LEFT_OVER).unlink(missing_ok=True)
 

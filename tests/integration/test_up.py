@@ -300,5 +300,6 @@ def test_a_second_ctrl_c_does_not_wait(directory):
         within(10, lambda: hub.log().count('"hub.stopping"') > before)
         assert hub.stop(signal.SIGINT) == 128 + signal.SIGINT
         within(20, lambda: not alive(pids))
+        assert not (directory / "tact-data" / "ray.dir").exists()
     finally:
         hub.stop(signal.SIGKILL)

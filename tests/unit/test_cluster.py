@@ -111,6 +111,12 @@ def test_what_a_killed_hub_left_is_removed_and_nothing_else(tmp_path: Path):
         assert (data / "ray.dir").read_text() == str(temporary)
 
 
+def test_a_hub_that_never_came_to_ray_leaves_the_note_of_the_one_before(tmp_path: Path):
+    (tmp_path / "ray.dir").write_text("/tmp/tact-ray-of-a-killed-hub")
+    Cluster(None, "info", tmp_path, lambda: None)._forget()
+    assert (tmp_path / "ray.dir").exists()
+
+
 def _without(others: set[int]) -> Callable[[int], set[int]]:
     """`_descendants`, but for processes that the test run itself needs."""
     real = module._descendants
