@@ -14,29 +14,27 @@ _decode_block = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
 class BodyCache:
-    """Blocks by (partition, name), newest kept up to BODY_CACHE_BYTES.
+    """The blocks a host has parked itself, and those it has read back, each newest first.
 
     A block decided a moment ago is not readable from the ledger before its commit; it is always
-    here by then, since the cache is larger than any two turns.
+    here by then: what a host parks is kept apart from what it reads, in more room than two turns
+    need.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._blocks: OrderedDict[tuple[int, str], list[bytes]] = OrderedDict()
-        self._bytes = 0
+        self._parked = _Blocks()
+        self._read = _Blocks()
 
     def add(self, partition: int, name: str, bodies: list[bytes]) -> None:
-        self._blocks[partition, name] = bodies
-        self._bytes += _size(bodies)
-        while self._bytes > limits.BODY_CACHE_BYTES and len(self._blocks) > 1:
-            _, oldest = self._blocks.popitem(last=False)
-            self._bytes -= _size(oldest)
+        """Keep a block that is about to be parked."""
+        self._parked.add((partition, name), bodies)
 
     async def get(self, partition: int, names: Iterable[str]) -> dict[str, list[bytes]]:
         """Blocks by name; one that is gone from the ledger is left out."""
         found, missing = {}, []
         for name in names:
-            bodies = self._blocks.get((partition, name))
+            bodies = self._parked.get((partition, name)) or self._read.get((partition, name))
             if bodies is None:
                 missing.append(name)
             else:
@@ -45,7 +43,26 @@ class BodyCache:
             some = missing[start : start + limits.BODY_FETCH_SUBJECTS]
             for name, payload in (await self._ledger.bodies(partition, some)).items():
                 found[name] = _decode_block(payload)
+                self._read.add((partition, name), found[name])
         return found
+
+
+class _Blocks:
+    """Blocks by (partition, name), the newest of them, up to BODY_CACHE_BYTES."""
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[tuple[int, str], list[bytes]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[int, str]) -> list[bytes] | None:
+        return self._blocks.get(key)
+
+    def add(self, key: tuple[int, str], bodies: list[bytes]) -> None:
+        self._blocks[key] = bodies
+        self._bytes += _size(bodies)
+        while self._bytes > limits.BODY_CACHE_BYTES and len(self._blocks) > 1:
+            _, oldest = self._blocks.popitem(last=False)
+            self._bytes -= _size(oldest)
 
 
 def _size(bodies: list[bytes]) -> int:

@@ -46,6 +46,10 @@ class BodyRef(NamedTuple):
 
     block: str
     index: int
+    size: int = 0
+    """Its bytes: what releasing it adds to a batch."""
+    urgent: bool = False
+    """It came on the urgent lane, and leaves as a message of its own."""
 
 
 class Effects(Protocol):
@@ -146,6 +150,9 @@ class Conversation(Struct):
             self._dispatch(question, name, verdict, content, None, now)
             return True
         if verdict.state == "held":
+            if sum(held.size for held in self.state.held) >= limits.HELD_BYTES:
+                self._reject(intent, now, f"{limits.HELD_BYTES} bytes are held for this customer")
+                return False
             self._hold(intent, question, verdict, accepted, now)
             return True
         self._tell_decision(question, verdict.state, now, verdict.blocks)
@@ -195,6 +202,8 @@ class Conversation(Struct):
             trace=question.trace,
             block=parked.block,
             index=parked.index,
+            size=parked.size,
+            urgent=parked.urgent,
         )
         self.state.held.append(held)
         self._keep(held, question, verdict, now)
@@ -218,7 +227,8 @@ class Conversation(Struct):
                 continue
             self.state.held.remove(held)
             if verdict.state == "dispatched":
-                name, parked = intent_hash(held.app, held.id), BodyRef(held.block, held.index)
+                name = intent_hash(held.app, held.id)
+                parked = BodyRef(held.block, held.index, held.size, held.urgent)
                 self._dispatch(question, name, verdict, _NO_CONTENT, parked, now)
             else:
                 self._remember_ended(held, now)

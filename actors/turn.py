@@ -56,6 +56,7 @@ class Work:
         "partition",
         "partitions",
         "released",
+        "released_bytes",
         "state_bytes",
         "states",
         "told",
@@ -77,6 +78,7 @@ class Work:
         self.urgent_deliveries: list[tuple[tuple[str, int], Delivery]] = []
         """Each is to be a message of its own."""
         self.released: list[Released] = []
+        self.released_bytes = 0
         self.parked: list[list[bytes]] = []
         """Bodies by block; block i is named `<block>.<i>`."""
         self.parked_until: list[int] = []
@@ -112,10 +114,11 @@ class Work:
         to = channel, account_partition(account, self.partitions)
         if parked is not None:
             self.released.append(Released(delivery, parked))
-        elif self.urgent:
+            self.released_bytes += parked.size
+        if self.urgent if parked is None else parked.urgent:
             self.urgent_deliveries.append((to, delivery))
-            return
-        self.deliveries.setdefault(to, []).append(delivery)
+        else:
+            self.deliveries.setdefault(to, []).append(delivery)
 
     def park(self, content: bytes, expires: int) -> BodyRef:
         if not self.parked or self.parked_bytes + len(content) > limits.PARKED_BLOCK_BYTES:
@@ -126,7 +129,8 @@ class Work:
         self.parked[block].append(content)
         self.parked_bytes += len(content)
         self.parked_until[block] = max(self.parked_until[block], expires)
-        return BodyRef(f"{self.block}-{block}", len(self.parked[block]) - 1)
+        place = len(self.parked[block]) - 1
+        return BodyRef(f"{self.block}-{block}", place, len(content), self.urgent)
 
     def count(self, name: str, *labels: str) -> None:
         self.counted.append((name, labels))
@@ -182,7 +186,10 @@ class Work:
     def _body_lost(self, delivery: Delivery) -> None:
         """The ledger no longer has the body: say so instead of sending something else."""
         to = delivery.channel, account_partition(delivery.account, self.partitions)
-        self.deliveries[to].remove(delivery)
+        if (to, delivery) in self.urgent_deliveries:
+            self.urgent_deliveries.remove((to, delivery))
+        else:
+            self.deliveries[to].remove(delivery)
         self.count("tact_bodies_lost_total")
         lost = Outcome(
             delivery.intent,
@@ -251,14 +258,17 @@ class Turn:
         work = self._work(partition)
         work.urgent = message.lane == "urgent"
         lane, source = message.lane, message.source
-        urgent_before = len(work.urgent_deliveries)
+        urgent_before, released_before = len(work.urgent_deliveries), work.released_bytes
         items = decode(lane, source, message.payload, message.packed)
         for item in items:
             if type(item) is Rejection:
                 self._reject(work, message, item, now)
                 continue
-            if work.state_bytes > limits.RECORD_STATE_BYTES:
-                self._reject(work, message, _refused(item, _TOO_MUCH_STATE), now)
+            if (
+                work.state_bytes > limits.RECORD_STATE_BYTES
+                or work.released_bytes > limits.RELEASED_BYTES
+            ):
+                self._reject(work, message, _refused(item, _TOO_MUCH), now)
                 continue
             conversation = work.open(item.customer, self.policy)
             if conversation is None:
@@ -271,7 +281,8 @@ class Turn:
         partition.checkpoint[lane] = message.sequence
         count = len(items)
         work.inputs.append((lane, source, message.stored_ms, count))
-        self._account(work, count, len(message.payload))
+        released = work.released_bytes - released_before
+        self._account(work, count, len(message.payload) + released)
         self.urgent_deliveries += len(work.urgent_deliveries) - urgent_before
         work.urgent = False
         return count
@@ -281,13 +292,16 @@ class Turn:
         now = partition.at_ms = max(clock_ms, partition.at_ms)
         work = self._work(partition)
         conversation = work.open(key, self.policy)
-        told = len(work.told)
+        told, urgent_before = len(work.told), len(work.urgent_deliveries)
+        released_before = work.released_bytes
         if conversation is not None:
             conversation.wake(now)
             work.keep(conversation)
         self.wakes += 1
         # One may release many held intents; each is told of.
-        self._account(work, max(1, len(work.told) - told), 0)
+        released = work.released_bytes - released_before
+        self._account(work, max(1, len(work.told) - told), released)
+        self.urgent_deliveries += len(work.urgent_deliveries) - urgent_before
 
     def close(self) -> list[Work]:
         """The turn's work; the partitions' memories have moved on to it."""
@@ -325,7 +339,7 @@ class Turn:
 
 
 _FOREIGN = "customer does not match the subject: it belongs to another partition"
-_TOO_MUCH_STATE = (
+_TOO_MUCH = (
     "the customers of this array have more history than one commit holds; use smaller arrays"
 )
 

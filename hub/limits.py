@@ -42,6 +42,8 @@ REMEMBERED_IDS = 8_192
 touches it. One customer with more intents a day is a loop in an application: `rejected`."""
 CONVERSATION_FULL_BYTES = 192 * KIB
 """A packed conversation this large takes no more intents: about 1,000 held. They are `rejected`."""
+HELD_BYTES = 1 * MIB
+"""Bodies held for one conversation: what one wake-up or command may release at once."""
 SENDS = 2_048
 """Dispatches remembered for one conversation. Twice the largest cap limit, so that dropping the
 oldest could only matter to a cap after 1,000 failed receipts."""
@@ -75,7 +77,9 @@ TURN_STATE_BYTES = 256 * KIB
 RECORD_STATE_BYTES = 768 * KIB
 """And within one array more: with one more conversation a log record still fits MESSAGE_BYTES."""
 TURN_PAYLOAD_BYTES = 2 * MIB
-"""Intake payload decided in one turn."""
+"""Intake payload decided, and bodies released, in one turn before it takes nothing more."""
+RELEASED_BYTES = 4 * MIB
+"""Bodies that one array of commands may release: the rest of the array is `rejected`."""
 TURN_URGENT = 128
 """Urgent deliveries in one turn, each a message of its own. With one more full array of combined
 sends (256 intents on 3 channels) the batch still fits BATCH_MESSAGES."""
@@ -85,12 +89,13 @@ TURN_MESSAGES = 200
 blocks and full arrays. The last message may add 256 urgent combined sends on 3 channels: 768."""
 BATCH_MESSAGES = 1_000
 """Messages in one atomic batch. The server's limit (ADR-50)."""
-BATCH_BYTES = 8 * MIB
+BATCH_BYTES = 16 * MIB
 """Payload of one atomic batch: bounds the server's staging and the commit's duration."""
 ARRAY_BYTES = 256 * KIB
 """Payload of one array of outcomes or deliveries; consumers get it in one piece."""
-PARKED_BLOCK_BYTES = 512 * KIB
-BODY_CACHE_BYTES = 64 * MIB
+PARKED_BLOCK_BYTES = 64 * KIB
+"""Bodies parked in one message. Small enough that few releases fetch it all in vain."""
+BODY_CACHE_BYTES = 32 * MIB
 """Parked bodies a host keeps in memory, newest first; older ones are read from the ledger."""
 BODY_FETCH_SUBJECTS = 1_000
 """Subjects in one multi-get. The server allows 1,024 (ADR-31)."""

@@ -58,6 +58,10 @@ class Held(Struct, array_like=True):
     """When it is decided again: next_eligible_at, or its expiry when there is none."""
     spread: dict[str, int] | None = None
     """Quiet rule to the moment until which it goes on blocking this intent."""
+    size: int = 0
+    """Bytes of the body."""
+    urgent: bool = False
+    """It came on the urgent lane."""
 
 
 class ConversationState(Struct, omit_defaults=True, kw_only=True):
