@@ -194,3 +194,5 @@ NATS_STOP_S = 20.0
 NATS_RESTARTS = 20
 """Restarts in a row that did not last NATS_STEADY_S before a person is called: about 40 s."""
 NATS_STEADY_S = 30.0
+PROCESSES_REMEMBERED = 256
+"""Process incarnations whose counters are kept apart; those silent longest are added up."""

@@ -20,6 +20,8 @@ from prometheus_client.core import (
     Metric,
 )
 
+from hub import limits
+
 TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tact_intents_total": ("counter", "Intents decided", ("app", "lane")),
     "tact_outcomes_total": ("counter", "Outcomes told", ("state", "category", "channel")),
@@ -113,20 +115,24 @@ class Totals:
     """Sums over processes that come and go: what a dead process counted is not forgotten."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, Snapshot] = {}
-        self._gone = Snapshot()
+        self._known: dict[str, Snapshot] = {}
+        """The last snapshot of every process, silent or not; the longest silent first."""
+        self._ended = Snapshot()
+        """Counters of those that have been silent longest."""
 
     def update(self, live: dict[str, Snapshot]) -> None:
         """`live`: the snapshot of every process incarnation that answers now."""
-        for name in [name for name in self._latest if name not in live]:
-            gone = self._latest.pop(name)
-            gone.gauges = {}
-            self._gone.add(gone)
-        self._latest.update(live)
+        for name, snapshot in live.items():
+            self._known.pop(name, None)
+            self._known[name] = snapshot
+        for name in self._known.keys() - live.keys():
+            self._known[name].gauges = {}
+        while len(self._known) > max(limits.PROCESSES_REMEMBERED, len(live)):
+            self._ended.add(self._known.pop(next(iter(self._known))))
 
     def total(self) -> Snapshot:
         total = Snapshot()
-        for snapshot in (self._gone, *self._latest.values()):
+        for snapshot in (self._ended, *self._known.values()):
             total.add(snapshot)
         return total
 
