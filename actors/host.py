@@ -62,6 +62,7 @@ class ConversationHost:
             "incarnation": self.incarnation,
             "pid": os.getpid(),
             "partitions": sorted(p.number for p in partitions),
+            "epochs": {p.number: p.epoch for p in partitions},
             "conversations": sum(len(p.states) for p in partitions),
             "held": sum(p.held for p in partitions),
             "pending": runner.pending(),

@@ -14,6 +14,24 @@ class Moves:
     release: dict[str, list[int]] = field(default_factory=dict)
 
 
+def outdated(epochs: Mapping[str, Mapping[int, int]]) -> dict[str, list[int]]:
+    """Partitions that a host holds although another has claimed them since, by host.
+
+    `epochs`: for every host, the epoch of each partition it holds. The fence would tell such an
+    owner at its next commit; a quiet partition has none, and questions to it would be answered
+    from an old state.
+    """
+    newest: dict[int, int] = {}
+    for held in epochs.values():
+        for number, epoch in held.items():
+            newest[number] = max(epoch, newest.get(number, 0))
+    found = {
+        host: sorted(number for number, epoch in held.items() if epoch < newest[number])
+        for host, held in epochs.items()
+    }
+    return {host: numbers for host, numbers in found.items() if numbers}
+
+
 def plan(partitions: int, owned: Mapping[str, Iterable[int]]) -> Moves:
     """The next moves towards every partition owned and all hosts within one of each other.
 

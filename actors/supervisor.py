@@ -15,7 +15,7 @@ import structlog
 from ray.actor import ActorHandle
 
 from actors.host import ConversationHost
-from actors.placement import plan
+from actors.placement import Moves, outdated, plan
 from actors.settings import HubSettings
 from hub.clock import SystemClock
 from hub.metrics import Snapshot
@@ -183,7 +183,11 @@ class Supervisor:
         }
         if any(host.moving is not None for host in answering.values()):
             return
-        moves = plan(self._settings.partitions, {n: h.owned() for n, h in answering.items()})
+        stale = outdated({n: (h.status or {})["epochs"] for n, h in answering.items()})
+        if stale:
+            moves = Moves(release=stale)
+        else:
+            moves = plan(self._settings.partitions, {n: h.owned() for n, h in answering.items()})
         for name, numbers in moves.release.items():
             host = answering[name]
             host.moving = asyncio.create_task(self._move(host, "release", numbers))

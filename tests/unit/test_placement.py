@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.placement import plan
+from actors.placement import outdated, plan
 
 
 def settle(partitions: int, owned: dict[str, set[int]]) -> int:
@@ -52,3 +52,8 @@ def test_any_start_settles_with_every_partition_owned_and_even_loads(partitions,
     assert sorted(n for numbers in owned.values() for n in numbers) == list(range(partitions))
     loads = [len(numbers) for numbers in owned.values()]
     assert max(loads) - min(loads) <= 1
+
+
+def test_of_two_owners_the_one_with_the_older_claim_is_outdated():
+    assert outdated({"a": {0: 3, 1: 5}, "b": {1: 6}, "c": {}}) == {"a": [1]}
+    assert outdated({"a": {0: 1}, "b": {1: 1}}) == {}
