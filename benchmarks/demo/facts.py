@@ -53,6 +53,8 @@ class Facts:
     receipts: int = 0
     waits_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Acknowledged to committed, of every intent, by lane, sorted; the server's clock for both."""
+    calm_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """The same, of the intents that were decided before the host was killed."""
     seconds: float = 0.0
     """From the first intent stored to the last one decided for the first time."""
 
@@ -61,7 +63,8 @@ class Facts:
         return sum(map(len, self.waits_ms.values()))
 
 
-def gather(history: History) -> Facts:
+def gather(history: History, killed_ms: float) -> Facts:
+    """Everything there is to count; `killed_ms` is when a host was killed, Unix ms."""
     facts = Facts()
     for each in history.published:
         message = each.message
@@ -77,7 +80,7 @@ def gather(history: History) -> Facts:
         for lives in decided.values():
             for life in lives:
                 _count_life(facts, life)
-    _measure(facts, history)
+    _measure(facts, history, killed_ms)
     return facts
 
 
@@ -113,7 +116,7 @@ def _rule(told: Told) -> str:
     return max(ready, key=lambda block: block.ready_at or "").rule
 
 
-def _measure(facts: Facts, history: History) -> None:
+def _measure(facts: Facts, history: History, killed_ms: float) -> None:
     """From INTAKE's time of an intent to LEDGER's time of the first word about it."""
     first, last = float("inf"), 0.0
     for line in history.lines.values():
@@ -121,9 +124,12 @@ def _measure(facts: Facts, history: History) -> None:
         if len(objects) != 1 or not line.told:  # of repeats, whose answer is whose is not known
             continue
         (published,), told = objects, line.told[0]
-        facts.waits_ms[published.lane].append(told.stored_ms - published.stored_ms)
+        wait_ms = told.stored_ms - published.stored_ms
+        facts.waits_ms[published.lane].append(wait_ms)
+        if told.stored_ms < killed_ms:
+            facts.calm_ms[published.lane].append(wait_ms)
         first, last = min(first, published.stored_ms), max(last, told.stored_ms)
-    for waits in facts.waits_ms.values():
+    for waits in (*facts.waits_ms.values(), *facts.calm_ms.values()):
         waits.sort()
     facts.seconds = max(0.0, (last - first) / 1000)
 

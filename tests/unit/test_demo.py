@@ -126,7 +126,7 @@ def demo_history() -> History:
 def test_counts_and_tables_agree_with_the_history():
     history = demo_history()
     assert check_all(history) == []
-    found = facts.gather(history)
+    found = facts.gather(history, history.end_ms)
     assert sum(found.dispatched.values()) == len(history.deliveries)
     assert sum(found.rejected.values()) == sum(
         told.outcome.state == "rejected" for told in history.outcomes
@@ -145,7 +145,7 @@ def test_violations_are_counted_and_shown():
         Violation(promise="quiet-hours", kind="inside-quiet-hours", intent=f"i{n}")
         for n in range(7)
     ]
-    text = printed(history, facts.gather(history), violations)
+    text = printed(history, facts.gather(history, 0), violations)
     (line,) = [line for line in text.splitlines() if line.startswith("│ inside quiet hours")]
     assert " 7 " in line
     assert "intent=i4" in text and "intent=i5" not in text and "2 more" in text
@@ -197,8 +197,9 @@ def test_waits_are_measured_from_the_stored_times_of_both_streams():
         [load_policy(run.POLICY)],
         recorder.now,
     )
-    found = facts.gather(history)
-    assert dict(found.waits_ms) == {"urgent": [12.5]}
+    found = facts.gather(history, recorder.now + 1)
+    assert dict(found.waits_ms) == dict(found.calm_ms) == {"urgent": [12.5]}
+    assert dict(facts.gather(history, recorder.now).calm_ms) == {}
     assert found.seconds == 0.0125
     assert [facts.percentile([1, 2, 3, 4], share) for share in (0.25, 0.5, 0.99)] == [1, 2, 4]
     assert facts.percentile([], 0.5) == 0
