@@ -194,7 +194,7 @@ def _members(payload: bytes) -> list[bytes]:
 
 
 def _same(states: dict[str, ConversationState], key: str, packed: bytes | None) -> bool:
-    """Equal but for where bodies are parked."""
+    """Equal but for where and how bodies are parked."""
     mine = states.get(key, ConversationState())
     theirs = ConversationState() if packed is None else unpack_state(packed)
     return _without_places(mine) == _without_places(theirs)
@@ -203,7 +203,7 @@ def _same(states: dict[str, ConversationState], key: str, packed: bytes | None) 
 def _without_places(state: ConversationState) -> bytes:
     copy = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=ConversationState)
     for held in copy.held:
-        held.block, held.index = "", 0
+        held.block, held.index, held.size, held.urgent = "", 0, 0, False
     return msgspec.msgpack.encode(copy)
 
 
