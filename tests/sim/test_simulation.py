@@ -175,7 +175,8 @@ def body_forgotten(patch: pytest.MonkeyPatch) -> None:
     """What a host has not parked itself it takes for lost."""
 
     async def get(self: runner.BodyCache, partition: int, names: Any) -> Any:
-        return {n: self._blocks[partition, n] for n in names if (partition, n) in self._blocks}
+        kept = {name: self._parked.get((partition, name)) for name in names}
+        return {name: bodies for name, bodies in kept.items() if bodies is not None}
 
     patch.setattr(runner.BodyCache, "get", get)
 
