@@ -102,7 +102,8 @@ async def test_programming_errors_are_asserted(ledger):
     fence = {0: image.fence}
     entry = log_entry(image, "c1")
     many = [Entry(outcome_subject("a"), b"x")] * limits.BATCH_MESSAGES
-    large = [Entry(outcome_subject("a"), b"x" * limits.MESSAGE_BYTES)] * 9
+    count = limits.BATCH_BYTES // limits.MESSAGE_BYTES + 1
+    large = [Entry(outcome_subject("a"), b"x" * limits.MESSAGE_BYTES)] * count
     for entries, fences in (
         ([*many, entry], fence),
         ([*large, entry], fence),
