@@ -1,8 +1,8 @@
 """One host in a process of its own, as Ray would run it, until a number of inputs is committed.
 
-Run by `benchmarks.decide`. Prints one line of JSON: seconds from the last claim, after which
-reading begins, to the last commit, its CPU seconds, and counts. `--relay` replaces deciding by
-passing on: same reading, same commits, no decoding and no decision.
+Run by `benchmarks.decide`. Prints `claimed`, and at the end one line of JSON: seconds from the last
+claim, after which reading begins, to the last commit, its CPU seconds, and counts. `--relay`
+replaces deciding by passing on: same reading, same commits, no decoding and no decision.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     claimed = _Claimed(host)
     gc.collect()
     await host.assign([int(number) for number in options.own.split(",")])
+    sys.stdout.buffer.write(b"claimed\n")
+    sys.stdout.buffer.flush()
     while (done := _inputs(host)) < options.inputs:  # noqa: ASYNC110 - looks at counters
         await asyncio.sleep(0.005)
     result = {

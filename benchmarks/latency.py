@@ -42,6 +42,8 @@ async def measure_latency(console: Console) -> list[tuple[str, str, bool]]:
             policy.flush()
             own = list(range(limits.PARTITIONS))
             host = await start_host(natsd, policy.name, "bench", own, BACKLOG + URGENT)
+            assert host.stdout is not None
+            await host.stdout.readline()  # it owns the partitions: what follows is not its start
             await publish_urgent(natsd.url, clock)
             await result_of(host)
         login = natsd.hub

@@ -63,7 +63,7 @@ async def result_of(child: asyncio.subprocess.Process) -> dict[str, Any]:
     output, _ = await child.communicate()
     if child.returncode != 0:
         raise SystemExit(f"a host ended with {child.returncode}; see its words above")
-    return msgspec.json.decode(output)  # type: ignore[no-any-return]
+    return msgspec.json.decode(output.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def cpu_s(pid: int | None) -> float:
