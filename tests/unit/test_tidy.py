@@ -188,7 +188,7 @@ def test_every_rule_of_the_tree_has_a_bad_sample() -> None:
     assert public == {rule for rule, *_ in BAD}
 
 
-@pytest.mark.parametrize("name", ["py+pi", "files.python+hosted", "registry.npm+js", "mirrors+.x"])
+@pytest.mark.parametrize("name", ["py+pi", "files.python+hosted", "registry+.npm+js", "mirrors+.x"])
 def test_an_index_host_is_found(name: str) -> None:
     """The names are put together here, or this file would be found."""
     host = name.replace("+", "") + ".org"
