@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterable
 
@@ -37,11 +36,3 @@ class Load:
         await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
         await client.close()
         return stored
-
-
-def in_background(target: object, *arguments: object) -> multiprocessing.Process:
-    """A process of its own, so that the load does not share the hub's interpreter."""
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
-    process.start()
-    return process

@@ -1,1 +1,4 @@
-"""The core of Tact: contract, policy, ledger. Imports neither Ray nor actors nor channels (`hub.service` excepted)."""
+"""The core of Tact: contract, policy, ledger.
+
+Imports neither Ray nor actors nor channels, but for `hub.service`.
+"""

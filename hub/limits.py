@@ -15,8 +15,6 @@ ARRAY_OBJECTS = 256
 MESSAGE_BYTES = 1 * MIB
 """One NATS message: the server's `max_payload`; an array is also bounded by it."""
 ID_CHARS = 64
-KEY_CHARS = 64
-APP_CHARS = 32
 ADDRESS_CHARS = 256
 ROUTE_CHANNELS = 8
 COLLAPSE_KEY_CHARS = 128

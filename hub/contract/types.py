@@ -178,11 +178,6 @@ OutcomeState = Literal[
     "read",
     "failed",
 ]
-FINAL_STATES = frozenset(
-    {"rejected", "duplicate", "suppressed", "expired", "superseded", "cancelled", "failed"}
-)
-"""States after which nothing more is said of an intent (`sent`, `delivered`, `read`: the last stands)."""
-
 
 class Outcome(Struct, omit_defaults=True, gc=False):
     """What became of an intent, for the application that sent it."""
