@@ -82,12 +82,12 @@ class Conversation(Struct):
     """`Effects`."""
     wake_before: int = 0
     """When it was to be woken before the turn opened it."""
-    packed_bytes: int = 0
-    """Size of the state when it was opened."""
+    packed: bytes = b""
+    """The state when it was opened."""
 
     def receive(self, message: Message, accepted: int, now: int) -> None:
         """One message of any lane, accepted by the stream at `accepted`, decided at `now`."""
-        if isinstance(message, Intent):
+        if type(message) is Intent:
             self._on_intent(message, accepted, now)
         elif isinstance(message, Receipt):
             self._on_receipt(message, now)
@@ -118,7 +118,7 @@ class Conversation(Struct):
         if self._remembers(intent, name):
             self._tell(intent.app, intent.id, intent.category, "duplicate", now)
             return
-        if self.packed_bytes >= limits.CONVERSATION_FULL_BYTES or len(state.seen) >= _SEEN_BYTES:
+        if len(self.packed) >= limits.CONVERSATION_FULL_BYTES or len(state.seen) >= _SEEN_BYTES:
             reason = self._full(now)
             if reason is not None:
                 self._reject(intent, now, reason)
@@ -144,19 +144,20 @@ class Conversation(Struct):
         self, intent: Intent, question: Question, name: bytes, accepted: int, now: int
     ) -> bool:
         """Decide what has just arrived. True when it is sent or held, and so remembered as that."""
-        verdict = decide(self.policy, question, self.state, now)
-        if verdict.state == "dispatched":
+        verdict = decide(question, self.state, now)
+        decided = verdict.state
+        if decided == "dispatched":
             content = content_for(intent.content, verdict.channel)
             self._dispatch(question, name, verdict, content, None, now)
             return True
-        if verdict.state == "held":
-            if sum(held.size for held in self.state.held) >= limits.HELD_BYTES:
-                self._reject(intent, now, f"{limits.HELD_BYTES} bytes are held for this customer")
-                return False
-            self._hold(intent, question, verdict, accepted, now)
-            return True
-        self._tell_decision(question, verdict.state, now, verdict.blocks)
-        return False
+        if decided != "held":
+            self._tell_decision(question, decided, now, verdict.blocks)
+            return False
+        if sum(held.size for held in self.state.held) >= limits.HELD_BYTES:
+            self._reject(intent, now, f"{limits.HELD_BYTES} bytes are held for this customer")
+            return False
+        self._hold(intent, question, verdict, accepted, now)
+        return True
 
     def _question_of(
         self, intent: Intent, category: Category, route: list[str], accepted: int
@@ -166,12 +167,13 @@ class Conversation(Struct):
             self.key,
             intent.app,
             intent.category,
+            policy.asked(intent.app, intent.category),
             category.priority if intent.priority is None else intent.priority,
             route,
             accepted + policy.hold_max_ms if stated is None else to_ms(stated),
             0 if intent.not_before is None else to_ms(intent.not_before),
             self.state.zone or policy.timezone,
-            intent.account,
+            intent.account or self.state.owner,
             None,
             intent.id,
             1,
@@ -198,7 +200,7 @@ class Conversation(Struct):
             expires_stated=intent.expires_at is not None,
             not_before=question.not_before,
             collapse_key=intent.collapse_key,
-            account=question.stated_account,
+            account=intent.account,
             trace=question.trace,
             block=parked.block,
             index=parked.index,
@@ -220,8 +222,8 @@ class Conversation(Struct):
     def _decide_again(self, due: list[Held], now: int) -> None:
         """Step 7: everything is asked again, in the order of priority, expiry, acceptance."""
         for held in sorted(due, key=_release_order):
-            question = question_of_held(self.key, held, self.policy.zone_of(self.state))
-            verdict = decide(self.policy, question, self.state, now)
+            question = question_of_held(self.key, held, self.state, self.policy)
+            verdict = decide(question, self.state, now)
             if verdict.state == "held":
                 self._keep(held, question, verdict, now)
                 continue
@@ -274,10 +276,11 @@ class Conversation(Struct):
     ) -> None:
         """Hand over to the channel and count it; both are in the same commit."""
         state, channel = self.state, verdict.channel
-        app, category, account = question.app, question.category, question.account
+        app, account = question.app, question.sender or channel
         if state.sends:
             _trim_sends(state.sends, now - self.policy.send_memory_ms)
-        state.sends.append(Send(now, category, channel, app, account, name, question.attempt))
+        label = question.asked[channel].label
+        state.sends.insert(0, Send(now, label, account, name, question.attempt))
         delivery = f"{app}:{question.intent}:{question.attempt}"
         self.effects.deliver(
             Delivery(
@@ -285,7 +288,7 @@ class Conversation(Struct):
                 question.intent,
                 app,
                 self.key,
-                category,
+                question.category,
                 question.priority,
                 channel,
                 account,
@@ -305,7 +308,7 @@ class Conversation(Struct):
     def _on_receipt(self, receipt: Receipt, now: int) -> None:
         app, intent, attempt = split_delivery_id(receipt.delivery)
         name = intent_hash(app, intent)
-        for send in reversed(self.state.sends):
+        for send in self.state.sends:
             if send.intent == name and send.attempt == attempt:
                 break
         else:
@@ -383,10 +386,11 @@ class Conversation(Struct):
         for send in state.sends:
             if send.intent == name:
                 return True
-        for held in state.held:
-            if held.id == intent.id and held.app == intent.app:
-                return True
-        return seen.remembers(state.seen, name)
+        if state.held:
+            for held in state.held:
+                if held.id == intent.id and held.app == intent.app:
+                    return True
+        return name in state.seen and seen.remembers(state.seen, name)
 
     def _full(self, now: int) -> str | None:
         """Why this conversation can take no more intents now, or None."""
@@ -394,7 +398,7 @@ class Conversation(Struct):
         state.seen = seen.forget(state.seen, now)
         if len(state.seen) >= _SEEN_BYTES:
             return f"more than {limits.REMEMBERED_IDS} intents for this customer in 24 h"
-        if self.packed_bytes >= limits.CONVERSATION_FULL_BYTES:
+        if len(self.packed) >= limits.CONVERSATION_FULL_BYTES:
             return f"{len(state.held)} intents are held for this customer already"
         return None
 
@@ -423,7 +427,7 @@ class Conversation(Struct):
                 rfc3339(now),
                 question.route[0] if question.combined else channel,
                 delivery,
-                [_rule(block) for block in blocks] if blocks else None,
+                list(map(_rule, blocks)) if blocks else None,
                 None if ready == NEVER else rfc3339(ready),
                 None,
                 self.policy.version,
@@ -450,18 +454,19 @@ class Conversation(Struct):
         )
 
 
-def question_of_held(key: str, held: Held, zone: str) -> Question:
+def question_of_held(key: str, held: Held, state: ConversationState, policy: Policy) -> Question:
     """A held intent as it is asked again."""
     return Question(
         key,
         held.app,
         held.category,
+        policy.asked(held.app, held.category),
         held.priority,
         held.route,
         held.expires,
         held.not_before,
-        zone,
-        held.account,
+        policy.zone_of(state),
+        held.account or state.owner,
         held.spread,
         held.id,
         held.attempt,
@@ -482,9 +487,8 @@ def _release_order(held: Held) -> tuple[int, int, int]:
 
 
 def _trim_sends(sends: list[Send], oldest: int) -> None:
-    """Drop, from the front, what no rule and no receipt can ask for any more."""
-    gone = max(0, len(sends) - limits.SENDS + 1)
-    while gone < len(sends) and sends[gone].at < oldest:
-        gone += 1
-    if gone:
-        del sends[:gone]
+    """Drop, from the end, what no rule and no receipt can ask for any more."""
+    if len(sends) >= limits.SENDS:
+        del sends[limits.SENDS - 1 :]
+    while sends and sends[-1].at < oldest:
+        sends.pop()

@@ -37,7 +37,7 @@ def describe(key: str, state: ConversationState, policy: Policy, now: int) -> di
                 "app": send.app,
                 "status": _STATUS[send.status],
             }
-            for send in state.sends
+            for send in reversed(state.sends)
         ],
         "policy": policy.version,
     }
@@ -63,15 +63,15 @@ def _caps(key: str, state: ConversationState, policy: Policy, now: int) -> list[
                     key,
                     app,
                     name,
+                    policy.asked(app, name),
                     category.priority,
                     [channel],
                     expires=NEVER,
                     not_before=0,
                     zone=policy.zone_of(state),
-                    stated_account=None,
+                    sender=state.owner,
                     spread=None,
                     channel=channel,
-                    account=state.owner or channel,
                 )
                 block = cap.block(question, state, now)
                 row = {
@@ -91,8 +91,8 @@ def _held(
     key: str, held: Held, state: ConversationState, policy: Policy, now: int
 ) -> dict[str, Any]:
     """A held intent, with the rules that would block it if it were asked now."""
-    question = question_of_held(key, held, policy.zone_of(state))
-    verdict = decide(policy, question, state, now)
+    question = question_of_held(key, held, state, policy)
+    verdict = decide(question, state, now)
     return {
         "intent": held.id,
         "app": held.app,

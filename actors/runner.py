@@ -204,16 +204,16 @@ class HostRunner:
         served += self._serve_lanes(turn, _FIRST_LANES, limits.TURN_SLICE)
         bulk = min(limits.TURN_SLICE - served, self._bulk_room(turn))
         if bulk > 0:
-            before = turn.objects
+            before = turn.load.objects
             woken = self._serve_wakes(turn, bulk)
             served += woken + self._serve_lanes(turn, _BULK_LANES, bulk - woken)
-            turn.bulk_objects += turn.objects - before
+            turn.load.bulk_objects += turn.load.objects - before
         return served
 
     def _bulk_room(self, turn: Turn) -> int:
         """How many wake-ups, normal and bulk inputs this turn may still take."""
         if self._clock.steady_s() - self._urgent_seen_s < limits.URGENT_RECENT_S:
-            return limits.TURN_BULK_BESIDE_URGENT - turn.bulk_objects
+            return limits.TURN_BULK_BESIDE_URGENT - turn.load.bulk_objects
         return limits.TURN_INTENTS
 
     def _serve_lanes(self, turn: Turn, lanes: Sequence[str], most: int) -> int:
@@ -233,7 +233,7 @@ class HostRunner:
     def _serve_wakes(self, turn: Turn, most: int) -> int:
         """Decide up to `most` conversations that are due; returns how many."""
         now = self._clock.now_ms()
-        most = min(most, limits.WAKES_PER_TURN - turn.wakes)
+        most = min(most, limits.WAKES_PER_TURN - turn.load.wakes)
         woken = 0
         partitions = list(self.partitions.values())
         first = self._commits % max(1, len(partitions))  # each is the first to be asked in its turn
@@ -250,7 +250,7 @@ class HostRunner:
         """Until there is something to decide, a wake-up is due, or the commit is done."""
         timeout_s = _IDLE_S
         may_read = self._bulk_room(turn) > 0  # else what is buffered would wake us at once
-        if may_read and turn.wakes < limits.WAKES_PER_TURN:
+        if may_read and turn.load.wakes < limits.WAKES_PER_TURN:
             now = self._clock.now_ms()
             for partition in self.partitions.values():
                 wake = partition.next_wake()
@@ -337,12 +337,12 @@ class HostRunner:
             metrics.add_all(work.counted)
             for labels, count in Counter(work.told).items():
                 metrics.add("tact_outcomes_total", labels, count)
-            for lane, source, stored_ms, count in work.inputs:
+            for (lane, source), stored in work.inputs.items():
                 if lane in INTENT_LANES:
-                    metrics.add("tact_intents_total", (source, lane), count)
-                seconds = max(0, now - stored_ms) / 1000
-                metrics.observe("tact_decision_seconds", seconds, (lane,), count)
-                objects += count
+                    metrics.add("tact_intents_total", (source, lane), len(stored))
+                waits = [(now - stored_ms) / 1000 for stored_ms in stored]
+                metrics.observe_all("tact_decision_seconds", waits, (lane,))
+                objects += len(stored)
         metrics.observe("tact_commit_intents", objects)
 
     def _remember_bodies(self, works: Iterable[Work]) -> None:

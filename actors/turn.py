@@ -39,6 +39,22 @@ class Released(NamedTuple):
     parked: BodyRef
 
 
+class Load:
+    """What a turn has taken on so far, over all partitions: counted while it is decided."""
+
+    __slots__ = ("bulk_objects", "objects", "payload_bytes", "urgent_deliveries", "wakes")
+
+    def __init__(self) -> None:
+        self.objects = 0
+        self.bulk_objects = 0
+        """Of the normal and bulk lanes, and woken; kept by the runner."""
+        self.wakes = 0
+        """Conversations woken because their time had come."""
+        self.payload_bytes = 0
+        """Taken in, and released from where it was parked."""
+        self.urgent_deliveries = 0
+
+
 class Work:
     """What one turn does to one partition. Collects the effects of its conversations."""
 
@@ -48,7 +64,9 @@ class Work:
         "checkpoint",
         "counted",
         "deliveries",
+        "entries",
         "inputs",
+        "load",
         "outcomes",
         "parked",
         "parked_bytes",
@@ -64,9 +82,10 @@ class Work:
         "urgent_deliveries",
     )
 
-    def __init__(self, partition: Partition, partitions: int) -> None:
+    def __init__(self, partition: Partition, partitions: int, load: Load) -> None:
         self.partition = partition
         self.partitions = partitions
+        self.load = load
         self.at_ms = 0
         self.checkpoint: dict[str, int] = {}
         partition.turns += 1
@@ -89,8 +108,10 @@ class Work:
         """One entry for each time a metric goes up by one."""
         self.told: list[tuple[str, str, str]] = []
         """(state, category, channel) of every outcome."""
-        self.inputs: list[tuple[str, str, int, int]] = []
-        """(lane, source, stored_ms, objects) of every message decided."""
+        self.inputs: dict[tuple[str, str], list[int]] = {}
+        """Lane and source to the `stored_ms` of every object decided."""
+        self.entries = 0
+        """Messages this will be in a batch, as long as no array is full."""
         self.urgent = False
         """Whether what is being decided came on the urgent lane."""
 
@@ -101,6 +122,7 @@ class Work:
             self.outcomes[outcome.app].append(outcome)
         except KeyError:
             self.outcomes[outcome.app] = [outcome]
+            self.entries += 1
         state = outcome.state
         self.told.append((state, category, outcome.channel or ""))
         if outcome.rules is not None and state != "dispatched":
@@ -115,16 +137,23 @@ class Work:
         if parked is not None:
             self.released.append(Released(delivery, parked))
             self.released_bytes += parked.size
+            self.load.payload_bytes += parked.size
         if self.urgent if parked is None else parked.urgent:
             self.urgent_deliveries.append((to, delivery))
+            self.load.urgent_deliveries += 1
+            self.entries += 1
+        elif to in self.deliveries:
+            self.deliveries[to].append(delivery)
         else:
-            self.deliveries.setdefault(to, []).append(delivery)
+            self.deliveries[to] = [delivery]
+            self.entries += 1
 
     def park(self, content: bytes, expires: int) -> BodyRef:
         if not self.parked or self.parked_bytes + len(content) > limits.PARKED_BLOCK_BYTES:
             self.parked.append([])
             self.parked_until.append(0)
             self.parked_bytes = 0
+            self.entries += 1
         block = len(self.parked) - 1
         self.parked[block].append(content)
         self.parked_bytes += len(content)
@@ -142,7 +171,7 @@ class Work:
         packed = self.partition.states.get(key)
         if packed is not None:
             state = unpack_state(packed)
-            return Conversation(key, state, policy, self, state.wake, len(packed))
+            return Conversation(key, state, policy, self, state.wake, packed)
         if partition_of(key, self.partitions) == self.partition.number:
             return Conversation(key, ConversationState(), policy, self)
         return None
@@ -154,15 +183,25 @@ class Work:
         """
         partition, key, state = self.partition, conversation.key, conversation.state
         packed = pack_state(state)
+        if packed == conversation.packed:
+            return
         if packed == _EMPTY_STATE:
             if partition.states.pop(key, None) is not None:
                 self.states[key] = None
-        elif packed != partition.states.get(key):
+        else:
             earlier = self.states.get(key)
             self.state_bytes += len(packed) - (0 if earlier is None else len(earlier))
             partition.states[key] = self.states[key] = packed
         if state.wake != conversation.wake_before:
             partition.schedule(key, conversation.wake_before, state.wake)
+
+    def took_in(self, message: IntakeMessage, objects: int) -> None:
+        """Note a message that has been decided."""
+        waits = self.inputs.setdefault((message.lane, message.source), [])
+        if objects == 1:
+            waits.append(message.stored_ms)
+        else:
+            waits.extend([message.stored_ms] * objects)
 
     def close(self) -> None:
         """The end of the turn: what the log record will say of time and checkpoint."""
@@ -220,46 +259,27 @@ class Turn:
         self.partition_count = partition_count
         self.policy = policy
         self.works: dict[int, Work] = {}
-        self.objects = 0
-        self.payload_bytes = 0
-        self.bulk_objects = 0
-        """Of the normal and bulk lanes, and woken; kept by the runner."""
-        self.wakes = 0
-        """Conversations woken because their time had come."""
-        self.urgent_deliveries = 0
-        self.state_bytes = 0
-        """Of the partition with the largest log record so far."""
-        self.messages = 0
-        """Of the partition that would put most into a batch: more than that cannot be split."""
+        self.load = Load()
+        self.full = False
+        """It must be committed before it takes more."""
 
     @property
     def empty(self) -> bool:
         return not self.works
-
-    @property
-    def full(self) -> bool:
-        """Whether the turn must be committed before it takes more."""
-        return (
-            self.objects >= limits.TURN_INTENTS
-            or self.payload_bytes >= limits.TURN_PAYLOAD_BYTES
-            or self.urgent_deliveries >= limits.TURN_URGENT
-            or self.state_bytes >= limits.TURN_STATE_BYTES
-            or self.messages >= limits.TURN_MESSAGES
-        )
 
     def receive(self, message: IntakeMessage, clock_ms: int) -> int:
         """Decide one message; returns how many objects it held (0: not ours, or decided before)."""
         partition = self.owned.get(message.partition)
         if partition is None or partition.lost:
             return 0
-        if message.sequence <= partition.checkpoint[message.lane]:
+        lane = message.lane
+        if message.sequence <= partition.checkpoint[lane]:
             return 0
-        now = partition.at_ms = max(clock_ms, partition.at_ms)
-        work = self._work(partition)
-        work.urgent = message.lane == "urgent"
-        lane, source = message.lane, message.source
-        urgent_before, released_before = len(work.urgent_deliveries), work.released_bytes
-        items = decode(lane, source, message.payload, message.packed)
+        partition.checkpoint[lane] = message.sequence
+        work = self._work(partition, clock_ms)
+        now = partition.at_ms
+        work.urgent = lane == "urgent"
+        items = decode(lane, message.source, message.payload, message.packed)
         for item in items:
             if type(item) is Rejection:
                 self._reject(work, message, item, now)
@@ -278,30 +298,23 @@ class Turn:
                 conversation.wake(now)  # wake-ups due go before an arrival
             conversation.receive(item, message.stored_ms, now)
             work.keep(conversation)
-        partition.checkpoint[lane] = message.sequence
-        count = len(items)
-        work.inputs.append((lane, source, message.stored_ms, count))
-        released = work.released_bytes - released_before
-        self._account(work, count, len(message.payload) + released)
-        self.urgent_deliveries += len(work.urgent_deliveries) - urgent_before
         work.urgent = False
+        count = len(items)
+        work.took_in(message, count)
+        self._took(work, count, len(message.payload))
         return count
 
     def wake(self, partition: Partition, key: str, clock_ms: int) -> None:
         """Decide again what is due for one conversation."""
-        now = partition.at_ms = max(clock_ms, partition.at_ms)
-        work = self._work(partition)
+        work = self._work(partition, clock_ms)
         conversation = work.open(key, self.policy)
-        told, urgent_before = len(work.told), len(work.urgent_deliveries)
-        released_before = work.released_bytes
+        told = len(work.told)
         if conversation is not None:
-            conversation.wake(now)
+            conversation.wake(partition.at_ms)
             work.keep(conversation)
-        self.wakes += 1
+        self.load.wakes += 1
         # One may release many held intents; each is told of.
-        released = work.released_bytes - released_before
-        self._account(work, max(1, len(work.told) - told), released)
-        self.urgent_deliveries += len(work.urgent_deliveries) - urgent_before
+        self._took(work, max(1, len(work.told) - told), 0)
 
     def close(self) -> list[Work]:
         """The turn's work; the partitions' memories have moved on to it."""
@@ -309,19 +322,29 @@ class Turn:
             work.close()
         return list(self.works.values())
 
-    def _work(self, partition: Partition) -> Work:
+    def _work(self, partition: Partition, clock_ms: int) -> Work:
+        """What this turn does to a partition. Its time never goes back."""
+        if clock_ms > partition.at_ms:
+            partition.at_ms = clock_ms
         work = self.works.get(partition.number)
         if work is None:
-            work = self.works[partition.number] = Work(partition, self.partition_count)
+            work = Work(partition, self.partition_count, self.load)
+            self.works[partition.number] = work
         return work
 
-    def _account(self, work: Work, objects: int, payload_bytes: int) -> None:
-        self.objects += objects
-        self.payload_bytes += payload_bytes
-        self.state_bytes = max(self.state_bytes, work.state_bytes)
-        messages = len(work.urgent_deliveries) + len(work.deliveries) + len(work.outcomes)
-        messages += len(work.parked) + self.objects // _OBJECTS_A_MESSAGE
-        self.messages = max(self.messages, messages)
+    def _took(self, work: Work, objects: int, payload_bytes: int) -> None:
+        """Add to the load, and see whether that is enough for one turn."""
+        load = self.load
+        load.objects += objects
+        load.payload_bytes += payload_bytes
+        if (
+            load.objects >= limits.TURN_INTENTS
+            or load.payload_bytes >= limits.TURN_PAYLOAD_BYTES
+            or load.urgent_deliveries >= limits.TURN_URGENT
+            or work.state_bytes >= limits.TURN_STATE_BYTES
+            or work.entries + load.objects // _OBJECTS_A_MESSAGE >= limits.TURN_MESSAGES
+        ):
+            self.full = True
 
     def _reject(self, work: Work, message: IntakeMessage, rejection: Rejection, now: int) -> None:
         work.count("tact_rejected_total", message.lane)

@@ -69,7 +69,7 @@ async def run_arm(
     per_message: int,
     *,
     gap: str = "drop",
-    relay: bool = False,
+    relay: str = "",
     hosts: int = 1,
 ) -> Arm:
     """Store the intents, then start the hosts and let them decide everything."""
@@ -94,7 +94,7 @@ async def run_arm(
 
 
 def shares(
-    stored: dict[int, int], hosts: int, per_message: int, *, relay: bool
+    stored: dict[int, int], hosts: int, per_message: int, *, relay: str
 ) -> Iterator[tuple[list[int], int]]:
     """Partitions for each host, and the inputs it has to decide: messages, or objects in them."""
     per_input = 1 if relay else per_message
@@ -150,11 +150,12 @@ async def run(options: argparse.Namespace) -> None:
     if "throughput" in only:
         arms = []
         for name, per_message, arguments in (
-            ("relay, single", 1, {"relay": True}),
+            ("relay, single", 1, {"relay": "as-it-came"}),
+            ("grouping relay, single", 1, {"relay": "in-arrays"}),
             ("one host, single", 1, {}),
             ("one host, single, gap holds", 1, {"gap": "hold"}),
             ("two hosts, single", 1, {"hosts": 2}),
-            ("relay, arrays of 100", 100, {"relay": True}),
+            ("relay, arrays of 100", 100, {"relay": "as-it-came"}),
             ("one host, arrays of 100", 100, {}),
             ("one host, arrays of 100, gap holds", 100, {"gap": "hold"}),
             ("two hosts, arrays of 100", 100, {"hosts": 2}),

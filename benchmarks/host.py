@@ -22,26 +22,44 @@ import uvloop
 import actors.runner
 from actors.host import ConversationHost
 from actors.settings import HubSettings
-from actors.turn import Turn
+from actors.turn import Turn, Work
+from hub import limits
 from hub.clock import SystemClock
 from hub.ledger.port import IntakeMessage, PartitionImage
 
 
 class RelayTurn(Turn):
-    """Passes every message on to `hub.out.sms.<partition>`, under the same fences."""
+    """Passes every message on as it came to `hub.out.sms.<partition>`, under the same fences."""
+
+    MOST = limits.BATCH_MESSAGES - limits.PARTITIONS
+    """A batch of messages, and a log record for each partition."""
 
     def receive(self, message: IntakeMessage, clock_ms: int) -> int:
         partition = self.owned[message.partition]
         if message.sequence <= partition.checkpoint[message.lane]:
             return 0
-        partition.at_ms = max(clock_ms, partition.at_ms)
-        work = self._work(partition)
-        passed_on: list[Any] = work.deliveries.setdefault(("sms", partition.number), [])
-        passed_on.append(msgspec.Raw(message.payload))
         partition.checkpoint[message.lane] = message.sequence
-        work.inputs.append((message.lane, message.source, message.stored_ms, 1))
-        self._account(work, 1, len(message.payload))
+        work = self._work(partition, clock_ms)
+        self.pass_on(work, ("sms", partition.number), msgspec.Raw(message.payload))
+        work.took_in(message, 1)
+        self.load.objects += 1
+        self.full = self.load.objects >= self.MOST
         return 1
+
+    def pass_on(self, work: Work, to: tuple[str, int], payload: Any) -> None:
+        work.urgent_deliveries.append((to, payload))
+
+
+class GroupingRelayTurn(RelayTurn):
+    """Passes on what came as arrays, as many in one message as the hub would put there."""
+
+    MOST = limits.TURN_INTENTS
+
+    def pass_on(self, work: Work, to: tuple[str, int], payload: Any) -> None:
+        work.deliveries.setdefault(to, []).append(payload)
+
+
+RELAYS = {"as-it-came": RelayTurn, "in-arrays": GroupingRelayTurn}
 
 
 class _Claimed:
@@ -63,7 +81,7 @@ class _Claimed:
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Own all partitions until `options.inputs` inputs are committed."""
     if options.relay:
-        actors.runner.Turn = RelayTurn  # type: ignore[misc]
+        actors.runner.Turn = RELAYS[options.relay]  # type: ignore[misc]
     settings = HubSettings(
         options.nats_url,
         options.policy,
@@ -118,7 +136,7 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, required=True)
     parser.add_argument("--own", required=True, help="partitions, comma separated")
     parser.add_argument("--name", default="bench")
-    parser.add_argument("--relay", action="store_true")
+    parser.add_argument("--relay", choices=RELAYS)
     options = parser.parse_args()
     options.policy = Path(options.policy).read_text()
     result = uvloop.run(measure(options))

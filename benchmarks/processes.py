@@ -42,7 +42,7 @@ async def start_host(
     own: list[int],
     inputs: int,
     *,
-    relay: bool = False,
+    relay: str = "",
 ) -> asyncio.subprocess.Process:
     environment = {
         **os.environ,
@@ -53,7 +53,7 @@ async def start_host(
     command += ["--policy", policy, "--inputs", str(inputs), "--name", name]
     command += ["--partitions", str(limits.PARTITIONS), "--own", ",".join(map(str, own))]
     if relay:
-        command.append("--relay")
+        command += ["--relay", relay]
     return await asyncio.create_subprocess_exec(
         *command, env=environment, stdout=asyncio.subprocess.PIPE
     )

@@ -7,7 +7,7 @@ customer, intent or delivery id is ever a label. Source: docs/contract.md, "Metr
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 
@@ -91,17 +91,24 @@ class Metrics:
         """Add one to each, as often as it is listed."""
         self._counters.update(series)
 
-    def observe(
-        self, name: str, value: float, labels: tuple[str, ...] = (), count: float = 1
-    ) -> None:
-        """`count` observations of the same value: a turn commits many intents at one moment."""
-        series = (name, labels)
-        values = self._histograms.get(series)
+    def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        self.observe_all(name, [value], labels)
+
+    def observe_all(self, name: str, observed: list[float], labels: tuple[str, ...] = ()) -> None:
+        """Many observations at once, in any order: a turn commits many intents at one moment.
+
+        Negative values, told by two clocks that differ, count as zero.
+        """
         bounds = BOUNDS[name]
-        if values is None:
-            values = self._histograms[series] = [0.0] * (len(bounds) + 2)
-        values[bisect_left(bounds, value)] += count
-        values[-1] += value * count
+        buckets = self._histograms.setdefault((name, labels), [0.0] * (len(bounds) + 2))
+        observed.sort()
+        below = 0
+        for index, bound in enumerate(bounds):
+            upto = bisect_right(observed, bound, below)
+            buckets[index] += upto - below
+            below = upto
+        buckets[-2] += len(observed) - below
+        buckets[-1] += sum(observed[bisect_right(observed, 0.0) :])
 
     def snapshot(self, gauges: dict[Series, float] | None = None) -> Snapshot:
         return Snapshot(

@@ -179,6 +179,7 @@ OutcomeState = Literal[
     "failed",
 ]
 
+
 class Outcome(Struct, omit_defaults=True, gc=False):
     """What became of an intent, for the application that sent it."""
 

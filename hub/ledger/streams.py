@@ -25,7 +25,7 @@ INTAKE: Final = "INTAKE"
 LEDGER: Final = "LEDGER"
 SNAPSHOTS: Final = "SNAPSHOTS"
 
-LAYOUT: Final = "1"
+LAYOUT: Final = "2"
 """Version of subjects and of what is stored under them."""
 MIN_VERSION: Final = (2, 15, 1)
 """The first release seen to fsync a staged batch before it commits it (R1): with older ones a power

@@ -11,7 +11,6 @@ from typing import Literal
 from msgspec import Struct
 
 from hub import limits
-from hub.policy.policy import Policy
 from hub.policy.rules import NEVER, Block, Question, dnd_blocks
 from hub.policy.state import ConversationState
 
@@ -35,26 +34,24 @@ class Verdict(Struct, frozen=True, gc=False):
 _EXPIRED = Verdict("expired", "", (), NEVER)
 
 
-def decide(policy: Policy, question: Question, state: ConversationState, now: int) -> Verdict:
+def decide(question: Question, state: ConversationState, now: int) -> Verdict:
     """Steps 2 to 6 for one intent at `now` (Unix ms)."""
     if question.expires <= now:
         return _EXPIRED
-    if question.not_before > now:
-        ready = question.not_before
-        verdict = Verdict("held", "", (Block("not-before", "schedule", "hold", ready),), ready)
-    else:
-        verdict = _walk_route(policy, question, state, now)
+    if question.not_before <= now:
+        verdict = _walk_route(question, state, now)
         if verdict.state != "held":
             return verdict
-    eligible = _look_ahead(policy, question, state, now, verdict.ready)
+    else:
+        ready = question.not_before
+        verdict = Verdict("held", "", (Block("not-before", "schedule", "hold", ready),), ready)
+    eligible = _look_ahead(question, state, now, verdict.ready)
     if eligible is None:
         return Verdict("suppressed", "", verdict.blocks, NEVER)
     return Verdict("held", verdict.channel, verdict.blocks, eligible)
 
 
-def _look_ahead(
-    policy: Policy, question: Question, state: ConversationState, now: int, ready: int
-) -> int | None:
+def _look_ahead(question: Question, state: ConversationState, now: int, ready: int) -> int | None:
     """Step 6: the first moment at which nothing blocks, if nothing else is sent in between.
 
     None when there is none before the expiry; NEVER when a hold waits for a command.
@@ -65,7 +62,7 @@ def _look_ahead(
             return NEVER
         if ready > last:
             return None
-        verdict = _walk_route(policy, question, state, ready)
+        verdict = _walk_route(question, state, ready)
         if verdict.state == "dispatched":
             return ready
         if verdict.state == "suppressed":
@@ -74,14 +71,12 @@ def _look_ahead(
     return None
 
 
-def _walk_route(
-    policy: Policy, question: Question, state: ConversationState, instant: int
-) -> Verdict:
+def _walk_route(question: Question, state: ConversationState, instant: int) -> Verdict:
     """Steps 4 and 5: the route's channels in order, until one is free or one must be waited for."""
     blocks: tuple[Block, ...] = ()
     best_channel, best_ready = "", NEVER
     for channel in question.route:
-        found = _blocks_of(policy, question, state, channel, instant)
+        found = _blocks_of(question, state, channel, instant)
         if not found:
             return Verdict("dispatched", channel, blocks, instant)
         # A rule that stands in the way of two channels alike is one reason.
@@ -90,8 +85,10 @@ def _walk_route(
         for block in found:
             if block.action == "drop":
                 return Verdict("suppressed", "", blocks, NEVER)
-            skip = skip or block.action == "next"
-            ready = max(ready, block.ready)
+            if block.action == "next":
+                skip = True
+            if block.ready > ready:
+                ready = block.ready
         if not skip:
             return Verdict("held", channel, blocks, ready)
         if ready < best_ready:
@@ -102,13 +99,12 @@ def _walk_route(
 
 
 def _blocks_of(
-    policy: Policy, question: Question, state: ConversationState, channel: str, instant: int
+    question: Question, state: ConversationState, channel: str, instant: int
 ) -> list[Block]:
     """Every rule that forbids this channel at this moment."""
     question.channel = channel
-    question.account = question.stated_account or state.owner or channel
     blocks = [] if channel in state.to else [NO_ADDRESS]
-    asked = policy.asked(question.category, channel, question.app)
+    asked = question.asked[channel]
     if state.dnd and asked.dnd:
         blocks.extend(dnd_blocks(question, state, instant))
     for rule in asked.rules(len(state.sends)):

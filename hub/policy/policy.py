@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from hub import limits
+from hub.contract.subjects import CHANNELS
 from hub.policy import document as doc
-from hub.policy.rules import Cap, Gap, Presence, Quiet, Rule
-from hub.policy.state import ConversationState
+from hub.policy.rules import Asked, Cap, Gap, Presence, Quiet, Rule
+from hub.policy.state import ConversationState, label_of
 
 APPS_REMEMBERED = 1_024
-"""Applications whose rules are kept compiled; each has one entry a category and channel."""
+"""Applications whose rules are kept compiled, for each category they use."""
 
-
-class Asked:
-    """The rules that one (category, channel, app) is asked about, in the document's order.
-
-    Most customers have had few messages lately: without any no gap can block, and with fewer than
-    the smallest limit no cap.
-    """
-
-    __slots__ = ("all", "dnd", "fewest", "never_sent", "rarely_sent")
-
-    def __init__(self, policy: Policy, category: str, channel: str, app: str) -> None:
-        def matching(rules: Sequence[Rule]) -> tuple[Rule, ...]:
-            return tuple(
-                rule
-                for rule in rules
-                if not policy.bypasses(category, rule.kind) and rule.matches(category, channel, app)
-            )
-
-        calendar = matching([*policy.quiet, *policy.presence])
-        gaps = matching(policy.gaps)
-        self.never_sent = calendar
-        self.rarely_sent = gaps + calendar
-        self.all = matching(policy.caps) + gaps + calendar
-        self.fewest = min((cap.limit_below_reserve for cap in policy.caps), default=0)
-        self.dnd = not policy.bypasses(category, "dnd")
-
-    def rules(self, sends: int) -> tuple[Rule, ...]:
-        """Those that can block a conversation with so many remembered dispatches."""
-        if not sends:
-            return self.never_sent
-        return self.rarely_sent if sends < self.fewest else self.all
+R = TypeVar("R", bound=Rule)
 
 
 class Policy:
@@ -67,16 +39,31 @@ class Policy:
         self._bypass = {name: frozenset(c.bypass) for name, c in self.categories.items()}
         self._asked: dict[str, dict[str, dict[str, Asked]]] = {}
 
-    def asked(self, category: str, channel: str, app: str) -> Asked:
-        """The rules asked of an intent: those that match it and that it does not bypass."""
+    def asked(self, app: str, category: str) -> Mapping[str, Asked]:
+        """By channel, the rules an intent is asked about: that match it and it does not bypass."""
         try:
-            return self._asked[app][category][channel]
+            return self._asked[app][category]
         except KeyError:
             if len(self._asked) >= APPS_REMEMBERED:
                 self._asked.clear()
-            channels = self._asked.setdefault(app, {}).setdefault(category, {})
-            asked = channels[channel] = Asked(self, category, channel, app)
-            return asked
+            channels = {channel: self._compile(app, category, channel) for channel in CHANNELS}
+            return self._asked.setdefault(app, {}).setdefault(category, channels)
+
+    def _compile(self, app: str, category: str, channel: str) -> Asked:
+        def matching(rules: Sequence[R]) -> list[R]:
+            return [
+                rule
+                for rule in rules
+                if not self.bypasses(category, rule.kind) and rule.matches(category, channel, app)
+            ]
+
+        return Asked(
+            label_of(channel, app, category),
+            matching(self.caps),
+            matching(self.gaps),
+            [*matching(self.quiet), *matching(self.presence)],
+            dnd=not self.bypasses(category, "dnd"),
+        )
 
     def bypasses(self, category: str, kind: str) -> bool:
         return kind in self._bypass.get(category, ())

@@ -6,6 +6,8 @@ earliest moment at which this rule alone would no longer block. Source: docs/pol
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from msgspec import Struct
 
 from hub.contract.subjects import fnv1a_32
@@ -18,12 +20,14 @@ from hub.policy.localtime import (
     reading,
     weekday,
 )
-from hub.policy.state import FAILED, FOREVER, ConversationState, Send
+from hub.policy.state import FAILED, FOREVER, ConversationState, Send, label_parts
 
 NEVER = 1 << 62
 """A ready time that does not come by itself."""
 MINUTES_REMEMBERED = 4_096
 """Answers of one quiet rule kept for one zone."""
+LABELS_REMEMBERED = 4_096
+"""Answers of one rule's filter kept; a hub has that many apps, categories and channels or fewer."""
 
 
 class Block(Struct, frozen=True, gc=False):
@@ -38,20 +42,22 @@ class Block(Struct, frozen=True, gc=False):
 class Question(Struct, gc=False):
     """One intent (of a combined send: one channel of it), as it is asked for at some moment.
 
-    The rules look at the first fields; the others are what an answer is told with. `channel` and
-    `account` change as the route is walked. The account to send from is the one the intent states,
-    else the customer's owner, else the channel's own, which has its name.
+    The rules look at the first fields; the others are what an answer is told with. `channel`
+    changes as the route is walked.
     """
 
     key: str
     app: str
     category: str
+    asked: Mapping[str, Asked]
+    """By channel: the rules for this app and category."""
     priority: int
     route: list[str]
     expires: int
     not_before: int
     zone: str
-    stated_account: str | None
+    sender: str | None
+    """The account to send from: the one the intent states, else the customer's owner."""
     spread: dict[str, int] | None
     """Quiet rule to the moment until which it goes on blocking this intent."""
     intent: str = ""
@@ -59,7 +65,11 @@ class Question(Struct, gc=False):
     combined: bool = False
     trace: str | None = None
     channel: str = ""
-    account: str = ""
+
+    @property
+    def account(self) -> str:
+        """The account to send from; the channel's own, which has its name, when none is given."""
+        return self.sender or self.channel
 
 
 class Rule:
@@ -73,6 +83,7 @@ class Rule:
         self.categories = _names(rule.categories)
         self.channels = _names(rule.channels)
         self.apps = _names(rule.apps)
+        self.lets_through = _Labels(self)
 
     def matches(self, category: str, channel: str, app: str) -> bool:
         """Whether the filter lets this (category, channel, app) through."""
@@ -90,6 +101,21 @@ def _names(names: list[str] | None) -> frozenset[str] | None:
     return None if names is None else frozenset(names)
 
 
+class _Labels(dict[str, bool]):
+    """Label of a dispatch to whether a rule's filter lets it through, worked out once for each."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self._rule = rule
+
+    def __missing__(self, label: str) -> bool:
+        if len(self) >= LABELS_REMEMBERED:
+            self.clear()
+        channel, app, category = label_parts(label)
+        found = self[label] = self._rule.matches(category, channel, app)
+        return found
+
+
 class Cap(Rule):
     """At most `limit` dispatches in a window, rolling or of the local calendar."""
 
@@ -103,8 +129,7 @@ class Cap(Rule):
         self.limit_below_reserve = rule.limit if reserve is None else rule.limit - reserve.slots
         self.calendar = rule.window if rule.window in doc.CALENDAR else None
         self.window_ms = 0 if self.calendar else doc.duration_ms(rule.window, rule.name)
-        self.per_channel = rule.per == "channel"
-        self.per_account = rule.per == "account"
+        self.per = rule.per
 
     @property
     def memory_ms(self) -> int:
@@ -125,10 +150,15 @@ class Cap(Rule):
             oldest, following = instant - self.window_ms + 1, 0
         else:
             oldest, following = period(question.zone, self.calendar, instant)
-        for send in reversed(sends):
+        lets_through, for_all = self.lets_through, self.per == "customer"
+        for send in sends:
             if send.at < oldest:
                 return None
-            if self._counts(send, question):
+            if (
+                lets_through[send.label]
+                and send.status != FAILED
+                and (for_all or self._same(send, question))
+            ):
                 limit -= 1
                 if limit == 0:  # the limit-th most recent: when it leaves the window, one may go
                     ready = following or send.at + self.window_ms
@@ -142,17 +172,19 @@ class Cap(Rule):
             if self.calendar is None
             else period(question.zone, self.calendar, instant)[0]
         )
-        return sum(send.at >= oldest and self._counts(send, question) for send in state.sends)
-
-    def _counts(self, send: Send, question: Question) -> bool:
-        return (
-            send.status != FAILED
-            and (self.categories is None or send.category in self.categories)
-            and (self.channels is None or send.channel in self.channels)
-            and (self.apps is None or send.app in self.apps)
-            and not (self.per_channel and send.channel != question.channel)
-            and not (self.per_account and send.account != question.account)
+        return sum(
+            send.at >= oldest
+            and self.lets_through[send.label]
+            and send.status != FAILED
+            and self._same(send, question)
+            for send in state.sends
         )
+
+    def _same(self, send: Send, question: Question) -> bool:
+        """Whether the dispatch is counted together with what is asked for."""
+        if self.per == "channel":
+            return send.channel == question.channel
+        return self.per == "customer" or send.account == question.account
 
 
 class Gap(Rule):
@@ -169,16 +201,11 @@ class Gap(Rule):
         return self.min_ms
 
     def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
-        oldest = instant - self.min_ms
-        for send in reversed(state.sends):
+        oldest, lets_through = instant - self.min_ms, self.lets_through
+        for send in state.sends:
             if send.at <= oldest:
                 return None
-            if (
-                send.status != FAILED
-                and (self.categories is None or send.category in self.categories)
-                and (self.channels is None or send.channel in self.channels)
-                and (self.apps is None or send.app in self.apps)
-            ):
+            if lets_through[send.label] and send.status != FAILED:
                 return Block(self.name, "gap", self.action, send.at + self.min_ms)
         return None
 
@@ -275,6 +302,38 @@ class Presence(Rule):
             elif state.takeover > instant:
                 ready = max(ready, state.takeover)
         return Block(self.name, "presence", self.action, ready) if ready else None
+
+
+class Asked:
+    """The rules that one (category, channel, app) is asked about, in the document's order.
+
+    Most customers have had few messages lately: without any no gap can block, and with fewer than
+    the smallest limit no cap.
+    """
+
+    __slots__ = ("all", "dnd", "fewest", "label", "never_sent", "rarely_sent")
+
+    def __init__(
+        self,
+        label: str,
+        caps: Sequence[Cap],
+        gaps: Sequence[Gap],
+        calendar: Sequence[Rule],
+        *,
+        dnd: bool,
+    ) -> None:
+        self.label = label
+        self.never_sent = tuple(calendar)
+        self.rarely_sent = (*gaps, *calendar)
+        self.all = (*caps, *gaps, *calendar)
+        self.fewest = min((cap.limit_below_reserve for cap in caps), default=0)
+        self.dnd = dnd
+
+    def rules(self, sends: int) -> tuple[Rule, ...]:
+        """Those that can block a conversation with so many remembered dispatches."""
+        if not sends:
+            return self.never_sent
+        return self.rarely_sent if sends < self.fewest else self.all
 
 
 def dnd_blocks(question: Question, state: ConversationState, instant: int) -> list[Block]:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from hub import limits
 
 RECORD_BYTES = 12
+_FORGET_FROM_BYTES = 8 * RECORD_BYTES
+"""Fewer are not worth looking at their times."""
 _REMEMBER_MINUTES = -(-limits.REMEMBER_MS // 60_000) + 1  # rounded up: at least REMEMBER_MS
 
 
@@ -25,16 +27,15 @@ def remembers(seen: bytes, intent: bytes) -> bool:
 
 
 def remember(seen: bytes, intent: bytes, now_ms: int) -> bytes:
-    """The records with one more, and without those older than the memory."""
-    minute, oldest = _minutes(now_ms // 60_000)
-    if seen and seen[8:RECORD_BYTES] < oldest:
+    """The records with one more; once there are many, without those older than the memory."""
+    if len(seen) >= _FORGET_FROM_BYTES:
         seen = forget(seen, now_ms)
-    return seen + intent + minute
+    return seen + intent + _minutes(now_ms)[0]
 
 
 def forget(seen: bytes, now_ms: int) -> bytes:
     """The records without those older than the memory."""
-    _, oldest = _minutes(now_ms // 60_000)
+    _, oldest = _minutes(now_ms)
     start = 0
     while start < len(seen) and seen[start + 8 : start + RECORD_BYTES] < oldest:
         start += RECORD_BYTES
@@ -42,6 +43,7 @@ def forget(seen: bytes, now_ms: int) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _minutes(minute: int) -> tuple[bytes, bytes]:
+def _minutes(now_ms: int) -> tuple[bytes, bytes]:
     """This minute and the oldest remembered, packed: big-endian, so ordered as the numbers are."""
+    minute = now_ms // 60_000
     return minute.to_bytes(4, "big"), max(0, minute - _REMEMBER_MINUTES).to_bytes(4, "big")

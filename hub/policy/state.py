@@ -5,10 +5,9 @@ A conversation at rest is one `bytes`: MessagePack of `ConversationState`, empty
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import msgspec
 from msgspec import Struct, field
+from xxhash import xxh3_64_digest
 
 # Status of a dispatch, as told by receipts. Only ever moves to a larger number.
 DISPATCHED, UNKNOWN, SENT, FAILED, DELIVERED, READ = range(6)
@@ -22,14 +21,35 @@ class Send(Struct, array_like=True, gc=False):
     """One dispatch: what caps and gaps count, and what receipts are matched with."""
 
     at: int
-    category: str
-    channel: str
-    app: str
+    label: str
+    """What was sent, of the kind rules tell apart; see `label_of`."""
     account: str
     intent: bytes
     """`intent_hash` of (app, id)."""
     attempt: int = 1
     status: int = DISPATCHED
+
+    @property
+    def channel(self) -> str:
+        return label_parts(self.label)[0]
+
+    @property
+    def app(self) -> str:
+        return label_parts(self.label)[1]
+
+    @property
+    def category(self) -> str:
+        return label_parts(self.label)[2]
+
+
+def label_of(channel: str, app: str, category: str) -> str:
+    """One word for what filters look at: a rule then asks one dictionary about a dispatch."""
+    return f"{channel} {app} {category}"
+
+
+def label_parts(label: str) -> list[str]:
+    """Channel, app and category. Only a category may have spaces, and it is the last."""
+    return label.split(" ", 2)
 
 
 class Held(Struct, array_like=True):
@@ -81,7 +101,7 @@ class ConversationState(Struct, omit_defaults=True, kw_only=True):
     takeover: int = field(name="t", default=FOREVER)
     """Until when, if `agent` is set."""
     sends: list[Send] = field(name="s", default_factory=list)
-    """Oldest first."""
+    """Newest first: the order in which rules ask about them."""
     seen: bytes = field(name="k", default=b"")
     """Remembered (app, id) that are neither in `sends` nor in `held`; see `hub.policy.seen`."""
     held: list[Held] = field(name="h", default_factory=list)
@@ -101,8 +121,9 @@ unpack_wake = msgspec.msgpack.Decoder(WakeOnly).decode
 
 
 def intent_hash(app: str, intent: str) -> bytes:
-    """8 bytes that stand for (app, id) in the memory of one conversation.
+    """8 bytes (XXH3) that stand for (app, id) in the memory of one conversation.
 
-    A conversation remembers some thousands at most: a false `duplicate` has odds below 1e-15.
+    A conversation remembers some thousands at most: a false `duplicate` has odds below 1e-15. An
+    application that makes ids collide on purpose only finds its own.
     """
-    return blake2b(f"{app}:{intent}".encode(), digest_size=8).digest()
+    return xxh3_64_digest(f"{app}:{intent}".encode())

@@ -98,8 +98,8 @@ async def test_another_number_of_partitions_is_refused(connection):
 
 async def test_another_layout_is_refused(connection, monkeypatch):
     await provision(connection, partitions=4, sizes=SMALL)
-    monkeypatch.setattr("hub.ledger.streams.LAYOUT", "2")
-    with pytest.raises(DataVersionError, match="has layout 1, this program writes layout 2"):
+    monkeypatch.setattr("hub.ledger.streams.LAYOUT", "another")
+    with pytest.raises(DataVersionError, match="has layout 2, this program writes layout another"):
         await provision(connection, partitions=4, sizes=SMALL)
 
 

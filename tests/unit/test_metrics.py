@@ -28,7 +28,7 @@ def test_a_process_counts_and_observes():
     metrics.add("tact_intents_total", ("shop", "normal"), 3)
     metrics.add("tact_intents_total", ("shop", "normal"))
     metrics.observe("tact_commit_seconds", 0.02)
-    metrics.observe("tact_commit_seconds", 100.0, count=2)
+    metrics.observe_all("tact_commit_seconds", [100.0, 100.0])
     told = samples(metrics.snapshot({("tact_held", ()): 7}))
     assert told["tact_intents_total", (("app", "shop"), ("lane", "normal"))] == 4
     assert told["tact_held", ()] == 7
@@ -86,7 +86,7 @@ def test_counters_do_not_go_back_when_a_process_dies_and_another_takes_its_place
 
 def test_histograms_of_dead_processes_stay():
     metrics = Metrics()
-    metrics.observe("tact_commit_seconds", 0.02, count=5)
+    metrics.observe_all("tact_commit_seconds", [0.02] * 5)
     totals = Totals()
     totals.update({"a": metrics.snapshot()})
     totals.update({})

@@ -250,8 +250,10 @@ def test_a_turn_is_full_by_the_states_its_log_record_would_carry(monkeypatch: py
     (one,) = turn.works[1].states.values()
     turn.receive(message(2, intent("b")), NOW)
     (both,) = turn.works[1].states.values()
-    assert turn.state_bytes == len(both) > len(one)  # rewritten twice, carried once
-    monkeypatch.setattr(limits, "TURN_STATE_BYTES", len(both))
+    assert turn.works[1].state_bytes == len(both) > len(one)  # rewritten twice, carried once
+    assert not turn.full
+    monkeypatch.setattr(limits, "TURN_STATE_BYTES", len(both) + 1)
+    turn.receive(message(3, intent("c")), NOW)
     assert turn.full
 
 
@@ -299,9 +301,9 @@ def test_the_worst_message_still_fits_a_batch(count: int, bulk: int):
     for sequence in range(1, limits.TURN_URGENT):
         if turn.full:
             break
-        before = turn.messages
+        before = turn.works[1].entries
         turn.receive(message(sequence, intent(f"u{sequence}", keys[0]), lane="urgent"), NOW)
-        assert turn.messages > before
+        assert turn.works[1].entries > before
     # The runner asks before each message: what made it full must leave room for one more.
     turn.receive(last, NOW)
     batch = batch_of(turn)
@@ -484,4 +486,4 @@ def test_metrics_are_counted_once_for_what_is_committed():
     assert Counter(work.told)["dispatched", "wide", "sms"] == 1
     assert Counter(work.told)["duplicate", "wide", ""] == 1
     assert counted["tact_rejected_total", ("normal",)] == 1
-    assert work.inputs == [("normal", "shop", NOW, 3)]
+    assert work.inputs == {("normal", "shop"): [NOW] * 3}
