@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 import structlog
+from msgspec.structs import replace
 
 from actors import runner, turn
 from actors.conversation import BodyRef, Conversation
 from actors.partition import Partition
 from hub.policy.rules import Cap, Quiet
-from hub.policy.state import SENT, Send
+from hub.policy.state import SENT, ConversationState
 from tests.sim.check import events_of, fingerprint, simulate, violations
 from tests.support.model import Streams
 
@@ -130,12 +131,13 @@ def checkpoint_not_stored(patch: pytest.MonkeyPatch) -> None:
 
 
 def cap_counts_receipts_only(patch: pytest.MonkeyPatch) -> None:
-    counts = Cap._counts
+    block = Cap.block
 
-    def late(self: Cap, send: Send, question: Any) -> bool:
-        return send.status >= SENT and counts(self, send, question)
+    def late(self: Cap, question: Any, state: ConversationState, instant: int) -> Any:
+        told = [send for send in state.sends if send.status >= SENT]
+        return block(self, question, replace(state, sends=told), instant)
 
-    patch.setattr(Cap, "_counts", late)
+    patch.setattr(Cap, "block", late)
 
 
 def body_in_a_wrong_place(patch: pytest.MonkeyPatch) -> None:
