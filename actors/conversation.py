@@ -110,7 +110,9 @@ class Conversation(Struct):
             known = ", ".join(self.policy.categories)
             self._reject(intent, now, f"unknown category {intent.category!r}; known: {known}")
             return
-        route = content_channels(intent.content, intent.route or category.route)
+        route = intent.route or category.route
+        if "text" not in intent.content:  # it differs by channel
+            route = content_channels(intent.content, route)
         if not route:
             self._reject(intent, now, "content has nothing for any channel of the route")
             return
@@ -427,7 +429,7 @@ class Conversation(Struct):
                 rfc3339(now),
                 question.route[0] if question.combined else channel,
                 delivery,
-                list(map(_rule, blocks)) if blocks else None,
+                _told_rules(blocks) if blocks else None,
                 None if ready == NEVER else rfc3339(ready),
                 None,
                 self.policy.version,
@@ -476,10 +478,17 @@ def question_of_held(key: str, held: Held, state: ConversationState, policy: Pol
 
 
 @lru_cache(maxsize=4_096)
-def _rule(block: Block) -> RuleBlock:
-    """Many customers are blocked by the same rule until the same moment; the result is shared."""
-    ready = None if block.ready == NEVER else rfc3339(block.ready)
-    return RuleBlock(block.rule, block.kind, block.action, ready)  # type: ignore[arg-type]
+def _told_rules(blocks: tuple[Block, ...]) -> list[RuleBlock]:
+    """Many customers are blocked by the same rules until the same moment; the result is shared."""
+    return [
+        RuleBlock(
+            block.rule,
+            block.kind,  # type: ignore[arg-type]
+            block.action,  # type: ignore[arg-type]
+            None if block.ready == NEVER else rfc3339(block.ready),
+        )
+        for block in blocks
+    ]
 
 
 def _release_order(held: Held) -> tuple[int, int, int]:

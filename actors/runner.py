@@ -28,6 +28,10 @@ from hub.policy.policy import Policy
 
 _FIRST_LANES = ("urgent", "command", "receipt", "inbound")
 _BULK_LANES = ("normal", "bulk")
+_COUNTED_BY_RULE = {
+    "held": "tact_held_by_rule_total",
+    "suppressed": "tact_suppressed_by_rule_total",
+}
 _IDLE_S = 1.0
 """Longest wait without a look at the clock."""
 
@@ -337,6 +341,9 @@ class HostRunner:
             metrics.add_all(work.counted)
             for labels, count in Counter(work.told).items():
                 metrics.add("tact_outcomes_total", labels, count)
+            for (state, rule), count in Counter(work.blocked).items():
+                if state in _COUNTED_BY_RULE:
+                    metrics.add(_COUNTED_BY_RULE[state], (rule,), count)
             for (lane, source), stored in work.inputs.items():
                 if lane in INTENT_LANES:
                     metrics.add("tact_intents_total", (source, lane), len(stored))

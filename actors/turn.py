@@ -61,6 +61,7 @@ class Work:
     __slots__ = (
         "at_ms",
         "block",
+        "blocked",
         "checkpoint",
         "counted",
         "deliveries",
@@ -106,6 +107,8 @@ class Work:
         self.state_bytes = 0
         self.counted: list[Series] = []
         """One entry for each time a metric goes up by one."""
+        self.blocked: list[tuple[str, str]] = []
+        """(state, rule) of every rule that an outcome names."""
         self.told: list[tuple[str, str, str]] = []
         """(state, category, channel) of every outcome."""
         self.inputs: dict[tuple[str, str], list[int]] = {}
@@ -125,10 +128,9 @@ class Work:
             self.entries += 1
         state = outcome.state
         self.told.append((state, category, outcome.channel or ""))
-        if outcome.rules is not None and state != "dispatched":
-            name = _COUNTED_BY_RULE[state]
+        if outcome.rules is not None:
             for block in outcome.rules:
-                self.counted.append((name, (block.rule,)))
+                self.blocked.append((state, block.rule))
 
     def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
         channel, account = delivery.channel, delivery.account
@@ -241,12 +243,6 @@ class Work:
             reason="its parked body is no longer in the ledger",
         )
         self.outcome(lost, delivery.category)
-
-
-_COUNTED_BY_RULE = {
-    "held": "tact_held_by_rule_total",
-    "suppressed": "tact_suppressed_by_rule_total",
-}
 
 
 class Turn:

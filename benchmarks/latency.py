@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 
-import nats
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -14,8 +14,8 @@ from benchmarks.load import Load
 from benchmarks.processes import result_of, server, start_host
 from hub import limits
 from hub.checkers import History, check_all
+from hub.client import HubClient
 from hub.clock import SystemClock
-from hub.contract.subjects import publish_subject
 from hub.contract.types import Intent
 from hub.ledger.audit import Streams, read_streams
 from hub.policy.document import parse_policy
@@ -64,25 +64,23 @@ async def measure_latency(console: Console) -> list[tuple[str, str, bool]]:
 
 
 async def publish_urgent(url: str, clock: SystemClock) -> None:
-    """URGENT one-time codes at a steady rate, each acknowledged."""
-    client = await nats.connect(url)
-    flying: set[asyncio.Task[object]] = set()
-    started = clock.steady_s()
-    for number in range(URGENT):
-        due_s = started + number / URGENT_PER_S
-        if (ahead_s := due_s - clock.steady_s()) > 0.002:
-            await asyncio.sleep(ahead_s)
-        key = workload.customer(number % workload.CUSTOMERS)
-        subject = publish_subject("urgent", workload.APP, key)
-        payload = workload.intent(FIRST_URGENT + number, key, "otp")
-        task = asyncio.create_task(client.request(subject, payload, timeout=30))
-        flying.add(task)
-        task.add_done_callback(flying.discard)
-        if len(flying) >= limits.PUBLISH_IN_FLIGHT:
-            await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
-    if flying:
-        await asyncio.wait(flying)
-    await client.close()
+    """URGENT one-time codes at a steady rate, as an application does: through the hub's client."""
+    async with HubClient(url, workload.APP) as hub:
+        flying: set[asyncio.Task[int]] = set()
+        started = clock.steady_s()
+        for number in range(URGENT):
+            due_s = started + number / URGENT_PER_S
+            if (ahead_s := due_s - clock.steady_s()) > 0.002:
+                await asyncio.sleep(ahead_s)
+            key = workload.customer(number % workload.CUSTOMERS)
+            code = msgspec.json.decode(workload.intent(FIRST_URGENT + number, key, "otp"))
+            task = asyncio.create_task(hub.publish(code, lane="urgent"))
+            flying.add(task)
+            task.add_done_callback(flying.discard)
+            if len(flying) >= limits.PUBLISH_IN_FLIGHT:
+                await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+        if flying:
+            await asyncio.wait(flying)
 
 
 def waits_ms(streams: Streams) -> tuple[dict[str, list[float]], list[float]]:

@@ -107,7 +107,13 @@ def _blocks_of(
     asked = question.asked[channel]
     if state.dnd and asked.dnd:
         blocks.extend(dnd_blocks(question, state, instant))
-    for rule in asked.rules(len(state.sends)):
+    if not state.sends:
+        rules = asked.never_sent
+    elif len(state.sends) < asked.fewest:
+        rules = asked.rarely_sent
+    else:
+        rules = asked.all
+    for rule in rules:
         block = rule.block(question, state, instant)
         if block is not None:
             blocks.append(block)

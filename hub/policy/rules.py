@@ -307,8 +307,8 @@ class Presence(Rule):
 class Asked:
     """The rules that one (category, channel, app) is asked about, in the document's order.
 
-    Most customers have had few messages lately: without any no gap can block, and with fewer than
-    the smallest limit no cap.
+    Most customers have had few messages lately: without any no gap can block (`never_sent`), and
+    with fewer than the smallest limit of a cap, `fewest`, no cap (`rarely_sent`).
     """
 
     __slots__ = ("all", "dnd", "fewest", "label", "never_sent", "rarely_sent")
@@ -328,12 +328,6 @@ class Asked:
         self.all = (*caps, *gaps, *calendar)
         self.fewest = min((cap.limit_below_reserve for cap in caps), default=0)
         self.dnd = dnd
-
-    def rules(self, sends: int) -> tuple[Rule, ...]:
-        """Those that can block a conversation with so many remembered dispatches."""
-        if not sends:
-            return self.never_sent
-        return self.rarely_sent if sends < self.fewest else self.all
 
 
 def dnd_blocks(question: Question, state: ConversationState, instant: int) -> list[Block]:

@@ -28,9 +28,10 @@ def remembers(seen: bytes, intent: bytes) -> bool:
 
 def remember(seen: bytes, intent: bytes, now_ms: int) -> bytes:
     """The records with one more; once there are many, without those older than the memory."""
-    if len(seen) >= _FORGET_FROM_BYTES:
+    minute, oldest = _minutes(now_ms)
+    if len(seen) >= _FORGET_FROM_BYTES and seen[8:RECORD_BYTES] < oldest:
         seen = forget(seen, now_ms)
-    return seen + intent + _minutes(now_ms)[0]
+    return seen + intent + minute
 
 
 def forget(seen: bytes, now_ms: int) -> bytes:

@@ -1,6 +1,6 @@
 """What is remembered of one conversation, and how it is packed.
 
-A conversation at rest is one `bytes`: MessagePack of `ConversationState`, empty fields left out.
+A conversation at rest is one `bytes`: MessagePack of `ConversationState`.
 """
 
 from __future__ import annotations
@@ -84,34 +84,34 @@ class Held(Struct, array_like=True):
     """It came on the urgent lane."""
 
 
-class ConversationState(Struct, omit_defaults=True, kw_only=True):
-    """Everything `decide()` may look at."""
+class ConversationState(Struct, array_like=True):
+    """Everything `decide()` may look at. Packed by position: new fields go to the end."""
 
-    wake: int = field(name="w", default=0)
+    wake: int = 0
     """Earliest `wake` of the held intents; 0 when nothing is held."""
-    zone: str | None = field(name="z", default=None)
-    to: dict[str, str] = field(name="a", default_factory=dict)
-    owner: str | None = field(name="o", default=None)
-    dnd: dict[str, int] = field(name="d", default_factory=dict)
+    zone: str | None = None
+    to: dict[str, str] = field(default_factory=dict)
+    owner: str | None = None
+    dnd: dict[str, int] = field(default_factory=dict)
     """Scope to `until` in Unix ms, or FOREVER."""
-    inbound: int = field(name="i", default=0)
+    inbound: int = 0
     """Time of the customer's last message; 0 for none."""
-    agent: str | None = field(name="g", default=None)
+    agent: str | None = None
     """Who has taken the conversation over; None when nobody has."""
-    takeover: int = field(name="t", default=FOREVER)
+    takeover: int = FOREVER
     """Until when, if `agent` is set."""
-    sends: list[Send] = field(name="s", default_factory=list)
+    sends: list[Send] = field(default_factory=list)
     """Newest first: the order in which rules ask about them."""
-    seen: bytes = field(name="k", default=b"")
+    seen: bytes = b""
     """Remembered (app, id) that are neither in `sends` nor in `held`; see `hub.policy.seen`."""
-    held: list[Held] = field(name="h", default_factory=list)
+    held: list[Held] = field(default_factory=list)
     """In the order of acceptance."""
 
 
-class WakeOnly(Struct):
+class WakeOnly(Struct, array_like=True):
     """Reads only `wake` of a packed state: recovery rebuilds its heap with it."""
 
-    wake: int = field(name="w", default=0)
+    wake: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -422,11 +422,11 @@ def test_only_what_changed_is_logged_and_what_is_empty_again_is_removed():
 def held_at(*wakes: int) -> Partition:
     """A partition with one conversation for each wake: `k0`, `k1`, …"""
     pack = msgspec.msgpack.encode
-    return partition(states={f"k{n}": pack({"w": wake}) for n, wake in enumerate(wakes)})
+    return partition(states={f"k{n}": pack([wake]) for n, wake in enumerate(wakes)})
 
 
 def reschedule(owned: Partition, key: str, before: int, after: int) -> None:
-    owned.states[key] = msgspec.msgpack.encode({"w": after})
+    owned.states[key] = msgspec.msgpack.encode([after])
     owned.schedule(key, before, after)
 
 
