@@ -23,9 +23,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @asynccontextmanager
-async def server() -> AsyncIterator[NatsServer]:
-    """A new nats-server with the hub's streams."""
-    with tempfile.TemporaryDirectory(prefix="tact-bench-") as directory:
+async def server(parent: Path | None = None) -> AsyncIterator[NatsServer]:
+    """A new nats-server with the hub's streams, its data below `parent` or the usual place."""
+    with tempfile.TemporaryDirectory(prefix="tact-bench-", dir=parent) as directory:
         async with NatsServer(Path(directory) / "data") as natsd:
             connection = await connect(
                 natsd.url, name="bench", user=natsd.hub.user, password=natsd.hub.password
