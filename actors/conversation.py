@@ -72,7 +72,7 @@ _SEEN_BYTES = limits.REMEMBERED_IDS * seen.RECORD_BYTES
 _NO_CONTENT = msgspec.Raw(b"{}")
 
 
-class Conversation(Struct):
+class Conversation(Struct, gc=False):
     """One customer's conversation (or one group chat's), for the length of a turn."""
 
     key: str

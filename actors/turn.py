@@ -276,23 +276,22 @@ class Turn:
         now = partition.at_ms
         work.urgent = lane == "urgent"
         items = decode(lane, message.source, message.payload, message.packed)
+        policy, accepted = self.policy, message.stored_ms
+        most_state, most_released = limits.RECORD_STATE_BYTES, limits.RELEASED_BYTES
         for item in items:
             if type(item) is Rejection:
                 self._reject(work, message, item, now)
                 continue
-            if (
-                work.state_bytes > limits.RECORD_STATE_BYTES
-                or work.released_bytes > limits.RELEASED_BYTES
-            ):
+            if work.state_bytes > most_state or work.released_bytes > most_released:
                 self._reject(work, message, _refused(item, _TOO_MUCH), now)
                 continue
-            conversation = work.open(item.customer, self.policy)
+            conversation = work.open(item.customer, policy)
             if conversation is None:
                 self._reject(work, message, _refused(item, _FOREIGN), now)
                 continue
             if 0 < conversation.state.wake <= now:
                 conversation.wake(now)  # wake-ups due go before an arrival
-            conversation.receive(item, message.stored_ms, now)
+            conversation.receive(item, accepted, now)
             work.keep(conversation)
         work.urgent = False
         count = len(items)

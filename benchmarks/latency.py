@@ -33,11 +33,8 @@ FIRST_URGENT = 50_000_000
 
 async def measure_latency(console: Console) -> list[tuple[str, str, bool]]:
     """On the disk, and in memory if the machine has such a place: the difference is the disk's."""
-    places: list[tuple[str, Path | None]] = [("on this disk", None)]
-    if MEMORY.is_dir():
-        places.append(("in memory", MEMORY))
     rows = []
-    for name, parent in places:
+    for name, parent in places():
         console.print(f"[dim]urgent beside a backlog, data {name} …[/dim]")
         during, violations = await measure_in(parent, console)
         p99 = quantile(during, 0.99)
@@ -51,6 +48,10 @@ async def measure_latency(console: Console) -> list[tuple[str, str, bool]]:
         ]
         console.print(f"deleting one synced file {name}: {deletion_ms(parent):.2f} ms")
     return rows
+
+
+def places() -> list[tuple[str, Path | None]]:
+    return [("on this disk", None), *([("in memory", MEMORY)] if MEMORY.is_dir() else [])]
 
 
 def deletion_ms(parent: Path | None) -> float:

@@ -52,7 +52,7 @@ def label_parts(label: str) -> list[str]:
     return label.split(" ", 2)
 
 
-class Held(Struct, array_like=True):
+class Held(Struct, array_like=True, gc=False):
     """One held intent (of a combined send: one channel of it). Its body is parked in the ledger."""
 
     id: str
@@ -84,7 +84,7 @@ class Held(Struct, array_like=True):
     """It came on the urgent lane."""
 
 
-class ConversationState(Struct, array_like=True):
+class ConversationState(Struct, array_like=True, gc=False):
     """Everything `decide()` may look at. Packed by position: new fields go to the end."""
 
     wake: int = 0
