@@ -66,7 +66,7 @@ TURN_INTENTS = 4_096
 """Objects decided in one turn. Larger turns gain nothing once the commit's fixed cost is shared."""
 TURN_SLICE = 64
 """Messages decided between two looks at the event loop and the urgent lane."""
-TURN_BULK_BESIDE_URGENT = 256
+TURN_BULK_BESIDE_URGENT = 64
 """Normal and bulk objects in a turn while the urgent lane is busy: keeps commits short."""
 URGENT_RECENT_S = 1.0
 """How long after an urgent message turns are still kept short."""

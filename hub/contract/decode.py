@@ -237,7 +237,13 @@ def check_intent(intent: Intent, source: str) -> str | None:
     # Most keys need no regular expression to be seen as good.
     if not ((key.isascii() and key.isalnum() and len(key) <= _ID_CHARS) or is_key(key)):
         return _BAD_KEY
-    if (problem := _check_content(intent.content)) is not None:
+    content = intent.content
+    if len(content) == 1 and "text" in content:
+        try:
+            _TEXT.decode(content["text"])
+        except Exception:  # another type, or not UTF-8
+            return "content.text: must be a string in UTF-8"
+    elif (problem := _check_content(content)) is not None:
         return problem
     if intent.route is not None and len(set(intent.route)) != len(intent.route):
         return "route: names a channel twice"
@@ -251,14 +257,9 @@ def check_intent(intent: Intent, source: str) -> str | None:
 
 
 def _check_content(content: dict[str, Raw]) -> str | None:
+    """What is said by channel, or wrongly."""
     if "text" in content:
-        if len(content) > 1:
-            return "content: text stands alone; what differs by channel goes under its name"
-        try:
-            _TEXT.decode(content["text"])
-        except Exception:  # another type, or not UTF-8
-            return "content.text: must be a string in UTF-8"
-        return None
+        return "content: text stands alone; what differs by channel goes under its name"
     if not content:
         return "content: is empty"
     for channel, body in content.items():
