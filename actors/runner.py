@@ -189,7 +189,7 @@ class HostRunner:
                 if not turn.empty and not served:
                     break
                 if not turn.empty and self._commit is not None:
-                    self._serve_lanes(turn, _FIRST_LANES, limits.TURN_SLICE)
+                    self._serve_lanes(turn, _FIRST_LANES, limits.TURN_URGENT)
                     break
             if served:
                 await asyncio.sleep(0)  # let the network in, then look at the urgent lane again
@@ -253,18 +253,20 @@ class HostRunner:
     async def _wait_for_input(self, turn: Turn) -> None:
         """Until there is something to decide, a wake-up is due, or the commit is done."""
         timeout_s = _IDLE_S
-        may_read = self._bulk_room(turn) > 0  # else what is buffered would wake us at once
-        if may_read and turn.load.wakes < limits.WAKES_PER_TURN:
+        bulk_may_come = self._bulk_room(turn) > 0  # else what is buffered would wake us at once
+        if bulk_may_come and turn.load.wakes < limits.WAKES_PER_TURN:
             now = self._clock.now_ms()
             for partition in self.partitions.values():
                 wake = partition.next_wake()
                 if wake is not None:
                     timeout_s = min(timeout_s, max(0.0, (wake - now) / 1000))
-        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._look_up.wait())]
+        lanes = LANES if bulk_may_come else _FIRST_LANES
+        waits: list[asyncio.Future[object]] = [
+            asyncio.ensure_future(self._look_up.wait()),
+            asyncio.ensure_future(self._reader.wait(timeout_s, lanes)),
+        ]
         if self._commit is not None and not self._commit.done():
             waits.append(self._commit)
-        if may_read:
-            waits.append(asyncio.ensure_future(self._reader.wait(timeout_s)))
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         self._look_up.clear()
         for wait in waits:

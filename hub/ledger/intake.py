@@ -100,17 +100,18 @@ class StreamReader:
         reading = self._lanes.get(lane)
         return 0 if reading is None else len(reading)
 
-    async def wait(self, timeout_s: float) -> bool:
+    async def wait(self, timeout_s: float, lanes: Iterable[str] = LANES) -> bool:
+        lanes = tuple(lanes)
         self._raise_failure()
         await asyncio.sleep(0)  # who asks in a loop must not keep messages from arriving
-        if not self._any_buffered():
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not any(map(self.buffered, lanes)):
+                    self._arrived.clear()
                     await self._arrived.wait()
-            except TimeoutError:
-                return False
-            self._raise_failure()
+                    self._raise_failure()
+        except TimeoutError:
+            return False
         return True
 
     def pending(self, lane: str) -> int:
@@ -255,9 +256,6 @@ class StreamReader:
             if lane.feed is not None:
                 lane.feed.stop(self._connection.client.new_inbox())
         self._arrived.clear()
-
-    def _any_buffered(self) -> bool:
-        return any(map(len, self._lanes.values()))
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from hub.contract.subjects import LANES
 from hub.errors import TactError
 
 
@@ -152,8 +153,8 @@ class IntakeReader(Protocol):
     def buffered(self, lane: str) -> int:
         """Messages buffered in a lane."""
 
-    async def wait(self, timeout_s: float) -> bool:
-        """True as soon as a message is buffered in any lane, False after the timeout."""
+    async def wait(self, timeout_s: float, lanes: Iterable[str] = LANES) -> bool:
+        """True as soon as a message is buffered in one of the lanes, False after the timeout."""
 
     def pending(self, lane: str) -> int:
         """Messages stored for our partitions and not yet taken, as last told by the server."""

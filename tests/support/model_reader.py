@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hub.contract.subjects import LANES
@@ -140,14 +140,15 @@ class ModelReader:
     def buffered(self, lane: str) -> int:
         return len(self._lanes[lane])
 
-    async def wait(self, timeout_s: float) -> bool:
-        if not any(self._lanes.values()):
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
+    async def wait(self, timeout_s: float, lanes: Iterable[str] = LANES) -> bool:
+        lanes = tuple(lanes)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not any(self._lanes[lane] for lane in lanes):
+                    self._arrived.clear()
                     await self._arrived.wait()
-            except TimeoutError:
-                return False
+        except TimeoutError:
+            return False
         return True
 
     def pending(self, lane: str) -> int:
