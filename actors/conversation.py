@@ -388,11 +388,10 @@ class Conversation(Struct, gc=False):
         for send in state.sends:
             if send.intent == name:
                 return True
-        if state.held:
-            for held in state.held:
-                if held.id == intent.id and held.app == intent.app:
-                    return True
-        return name in state.seen and seen.remembers(state.seen, name)
+        for held in state.held:
+            if held.id == intent.id and held.app == intent.app:
+                return True
+        return seen.remembers(state.seen, name)
 
     def _full(self, now: int) -> str | None:
         """Why this conversation can take no more intents now, or None."""

@@ -197,7 +197,7 @@ class Work:
         if state.wake != conversation.wake_before:
             partition.schedule(key, conversation.wake_before, state.wake)
 
-    def took_in(self, message: IntakeMessage, objects: int) -> None:
+    def note_input(self, message: IntakeMessage, objects: int) -> None:
         """Note a message that has been decided."""
         waits = self.inputs.setdefault((message.lane, message.source), [])
         if objects == 1:
@@ -295,8 +295,8 @@ class Turn:
             work.keep(conversation)
         work.urgent = False
         count = len(items)
-        work.took_in(message, count)
-        self._took(work, count, len(message.payload))
+        work.note_input(message, count)
+        self._add_load(work, count, len(message.payload))
         return count
 
     def wake(self, partition: Partition, key: str, clock_ms: int) -> None:
@@ -309,7 +309,7 @@ class Turn:
             work.keep(conversation)
         self.load.wakes += 1
         # One may release many held intents; each is told of.
-        self._took(work, max(1, len(work.told) - told), 0)
+        self._add_load(work, max(1, len(work.told) - told), 0)
 
     def close(self) -> list[Work]:
         """The turn's work; the partitions' memories have moved on to it."""
@@ -327,7 +327,7 @@ class Turn:
             self.works[partition.number] = work
         return work
 
-    def _took(self, work: Work, objects: int, payload_bytes: int) -> None:
+    def _add_load(self, work: Work, objects: int, payload_bytes: int) -> None:
         """Add to the load, and see whether that is enough for one turn."""
         load = self.load
         load.objects += objects

@@ -41,7 +41,7 @@ class RelayTurn(Turn):
         partition.checkpoint[message.lane] = message.sequence
         work = self._work(partition, clock_ms)
         self.pass_on(work, ("sms", partition.number), msgspec.Raw(message.payload))
-        work.took_in(message, 1)
+        work.note_input(message, 1)
         self.load.objects += 1
         self.full = self.load.objects >= self.MOST
         return 1

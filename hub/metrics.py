@@ -94,14 +94,14 @@ class Metrics:
     def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         self.observe_all(name, [value], labels)
 
-    def observe_all(self, name: str, observed: list[float], labels: tuple[str, ...] = ()) -> None:
+    def observe_all(self, name: str, values: Iterable[float], labels: tuple[str, ...] = ()) -> None:
         """Many observations at once, in any order: a turn commits many intents at one moment.
 
         Negative values, told by two clocks that differ, count as zero.
         """
         bounds = BOUNDS[name]
         buckets = self._histograms.setdefault((name, labels), [0.0] * (len(bounds) + 2))
-        observed.sort()
+        observed = sorted(values)
         below = 0
         for index, bound in enumerate(bounds):
             upto = bisect_right(observed, bound, below)

@@ -25,7 +25,7 @@ from msgspec import Raw, Struct
 from hub import limits
 from hub.contract.reasons import cut, misfit, unreadable
 from hub.contract.salvage import cut_id, members, read_fields, read_ids
-from hub.contract.subjects import CHANNELS, INTENT_LANES, is_key, is_source
+from hub.contract.subjects import CHANNELS, INTENT_LANES, is_id, is_key, is_source
 from hub.contract.times import to_ms
 from hub.contract.types import (
     AnyCommand,
@@ -70,7 +70,6 @@ _RAWS: Final = msgspec.json.Decoder(list[Raw])
 _TEXT: Final = msgspec.json.Decoder(str)
 _PACKED: Final = msgspec.msgpack.Decoder()
 
-_ID = re.compile(r"[!-~]{1,64}\Z")
 _DELIVERY = re.compile(r"([a-z0-9-]{1,32}):([!-~]{1,64}):([1-9][0-9]{0,3})\Z")
 _SCOPE = re.compile(r"(all|category:.{1,64}|channel:(wecom|sms|push))\Z")
 _BLANK: Final = b" \t\r\n"
@@ -80,7 +79,6 @@ _CONTENT_KEYS: Final = frozenset((*CHANNELS, "*"))
 _BEYOND_DOUBLE: Final = 309
 """Digits of the smallest integer that no double holds. msgspec reads it, most decoders do not."""
 
-_ID_CHARS: Final = limits.ID_CHARS
 _ID_FORM: Final = "1 to 64 printable ASCII characters without spaces"
 _TIME_RANGE: Final = "must be after the beginning of 1970 and before the year 10000, in UTC"
 _BAD_KEY: Final = "customer: 1 to 64 of A-Z a-z 0-9 _ -, or ~ and a group chat's id"
@@ -231,19 +229,11 @@ def check_intent(intent: Intent, source: str) -> str | None:
     """Why this intent is not valid, or None. The category is the policy's matter."""
     if intent.app != source:
         return "app: not the source that the subject names"
-    name, key = intent.id, intent.customer
-    if not (name.isascii() and name.isprintable() and 0 < len(name) <= _ID_CHARS) or " " in name:
+    if not is_id(intent.id):
         return f"id: {_ID_FORM}"
-    # Most keys need no regular expression to be seen as good.
-    if not ((key.isascii() and key.isalnum() and len(key) <= _ID_CHARS) or is_key(key)):
+    if not is_key(intent.customer):
         return _BAD_KEY
-    content = intent.content
-    if len(content) == 1 and "text" in content:
-        try:
-            _TEXT.decode(content["text"])
-        except Exception:  # another type, or not UTF-8
-            return "content.text: must be a string in UTF-8"
-    elif (problem := _check_content(content)) is not None:
+    if (problem := _check_content(intent.content)) is not None:
         return problem
     if intent.route is not None and len(set(intent.route)) != len(intent.route):
         return "route: names a channel twice"
@@ -257,9 +247,14 @@ def check_intent(intent: Intent, source: str) -> str | None:
 
 
 def _check_content(content: dict[str, Raw]) -> str | None:
-    """What is said by channel, or wrongly."""
     if "text" in content:
-        return "content: text stands alone; what differs by channel goes under its name"
+        if len(content) > 1:
+            return "content: text stands alone; what differs by channel goes under its name"
+        try:
+            _TEXT.decode(content["text"])
+        except Exception:  # another type, or not UTF-8
+            return "content.text: must be a string in UTF-8"
+        return None
     if not content:
         return "content: is empty"
     for channel, body in content.items():
@@ -335,11 +330,11 @@ def _check_inbound(inbound: Inbound, source: str) -> str | None:
 def _check_command(command: AnyCommand, source: str) -> str | None:
     if command.app != source:
         return "app: not the source that the subject names"
-    if _ID.match(command.id) is None:
+    if not is_id(command.id):
         return f"id: {_ID_FORM}"
     if not is_key(command.customer):
         return _BAD_KEY
-    if isinstance(command, Cancel) and _ID.match(command.intent) is None:
+    if isinstance(command, Cancel) and not is_id(command.intent):
         return f"intent: {_ID_FORM}"
     if isinstance(command, DndSet | DndClear) and _SCOPE.match(command.scope) is None:
         return f"scope: all, category:<name> or channel:<{'|'.join(CHANNELS)}>"

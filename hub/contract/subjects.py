@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from hub import limits
+
 INTENT_LANES = ("urgent", "normal", "bulk")
 LANES = ("urgent", "command", "receipt", "inbound", "normal", "bulk")
 """All lanes, in the order a turn serves them: urgent first, bulk last."""
@@ -43,7 +45,17 @@ def is_source(text: str) -> bool:
 
 def is_key(text: str) -> bool:
     """Whether `text` can be a conversation key: a customer id, or `~` and a group chat's id."""
+    # Most keys need no regular expression to be seen as good.
+    if text.isalnum() and text.isascii() and len(text) <= limits.ID_CHARS:
+        return True
     return _KEY.match(text) is not None
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` can be the id of an intent or command: 1 to 64 of the printable ASCII
+    characters, without spaces."""
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and 0 < len(text) <= limits.ID_CHARS
 
 
 def publish_subject(lane: str, source: str, key: str) -> str:

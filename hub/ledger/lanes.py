@@ -174,7 +174,7 @@ class Lane:
         partition = parts[0]
         if sequence <= self._behind_until and sequence <= self._positions[partition]:
             return
-        packed = headers != b"" and _PACKED in headers and _content_type(headers) == MSGPACK
+        packed = _PACKED in headers and _content_type(headers) == MSGPACK
         self._bytes += len(payload)
         buffer = self._buffer
         buffer.append(
@@ -220,11 +220,10 @@ def ack_tokens(reply: bytes | str) -> tuple[int, int, int, int]:
     `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<ns>.<pending>`, or with
     domain and account after `ACK` and a random token behind. Raises ValueError for anything else.
     """
-    tokens = reply.split(b".") if type(reply) is bytes else reply.split(".")  # type: ignore[arg-type]
+    tokens = reply.split(b".") if isinstance(reply, bytes) else reply.split(".")
     count = len(tokens)
     if count == 9:
-        _, _, _, _, _, sequence, number, stored_ns, pending = tokens
-        return int(sequence), int(number), int(stored_ns), int(pending)
+        return int(tokens[5]), int(tokens[6]), int(tokens[7]), int(tokens[8])
     if count >= 11:
         return int(tokens[7]), int(tokens[8]), int(tokens[9]), int(tokens[10])
     raise ValueError(f"an acknowledgement subject of {count} tokens")
