@@ -181,13 +181,13 @@ async def _send(
 
 def _sentence(outcome: dict[str, Any]) -> str:
     """An outcome for a person."""
-    passed = outcome["state"] == "dispatched"
+    dispatched = outcome["state"] == "dispatched"
     said = f"{outcome['app']}/{outcome['intent']}: {outcome['state']}"
     if outcome.get("channel"):
         said += f" on {outcome['channel']}"
     if rules := _rules(outcome):
-        # A dispatch was not caused by rules: they closed the channels before it in the route.
-        said += f", not earlier in its route by {rules}" if passed else f" by {rules}"
+        # Of a dispatch they are those that closed the channels before it in the route.
+        said += f" (channels before it: {rules})" if dispatched else f" by {rules}"
     if outcome.get("next_eligible_at"):
         said += f", next eligible {outcome['next_eligible_at']}"
     if outcome.get("reason"):
