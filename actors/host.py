@@ -90,9 +90,11 @@ class ConversationHost:
             await self._runner.apply_policy(self._policy)
         return self._policy.version
 
-    async def metrics(self) -> Snapshot:
+    async def metrics(self) -> tuple[str, Snapshot]:
+        """Whose counters, and which. Ray may have begun this process since the caller last asked:
+        under the name of the one before it, its zeros would replace what that one counted."""
         if self._runner is None or self.ledger is None:
-            return Snapshot()
+            return self.incarnation, Snapshot()
         partitions = self._runner.partitions.values()
         gauges: dict[Series, float] = {
             ("tact_held", ()): sum(p.held for p in partitions),
@@ -105,7 +107,7 @@ class ConversationHost:
         snapshot = self.counted.snapshot(gauges)
         for reply, count in self.ledger.replies.items():
             snapshot.counters["tact_commit_replies_total", (reply,)] = count
-        return snapshot
+        return self.incarnation, snapshot
 
     async def stop(self) -> None:
         """Finish the turn, commit, disconnect."""

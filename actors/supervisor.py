@@ -96,7 +96,8 @@ class Supervisor:
         async def ask(host: _Host) -> tuple[str, Snapshot] | None:
             try:
                 async with asyncio.timeout(CALL_S):
-                    return host.last["incarnation"], await host.handle.metrics.remote()
+                    told: tuple[str, Snapshot] = await host.handle.metrics.remote()
+                    return told
             except (TimeoutError, ray.exceptions.RayError):
                 return None  # it is dead or silent: the total keeps what it last told
 

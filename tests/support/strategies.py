@@ -323,9 +323,9 @@ class History:
             "zone": lambda key: self.profile(key, "timezone", self.zone()),
             "owner": lambda key: self.profile(key, "owner", self.draw(_OWNERS)),
         }
+        said = len(self.hub.outcomes)
         event = make[kind](self.draw(st.sampled_from(self.customers)))
         event["at"] = self.say(self.now)
-        said = len(self.hub.outcomes)
         self.hub.arrive(event)
         self.events.append(event)
         self.moments |= {self.now + duration for duration in self.durations}
@@ -408,6 +408,7 @@ class History:
             event["timezone"] = self.zone()
 
     def receipt(self, customer: str) -> dict[str, Any]:
+        self.hub.run_wakes(self.now)  # what is held may have gone out long before
         known = self.hub.customers.get(customer)
         sent = [d for d in known.dispatches if self.now - d.at < MEMORY_MS] if known else []
         if sent and self.draw(st.integers(0, 9)):
