@@ -48,7 +48,9 @@ bench: setup
 # What builds the project is locked as well, because setup builds without isolation.
 LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
-lock: setup
+# Not after setup: that checks that what is installed fits pyproject.toml, which may have just changed.
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install --quiet uv
 	echo "setuptools>=77" | $(LOCK) pyproject.toml - --extra dev -o requirements.lock
 	echo "lifetimes==0.11.3" | $(LOCK) - --no-deps -o requirements-demo.lock

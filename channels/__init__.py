@@ -1,0 +1,1 @@
+"""Providers and their protocols: everything that knows what is spoken outside the hub."""

@@ -1,0 +1,207 @@
+"""What an account and its provider say to each other.
+
+The account (`actors.account`) decides what leaves when, and remembers; a provider speaks one
+protocol for one account and remembers nothing that must survive. Everything crosses this page as
+plain data, so that a provider can be tested without a hub, and an account without a network.
+
+A provider:
+- turns a delivery into what it will put on the wire (`prepare`, pure), before anything is claimed;
+- puts it there when it is told to (`submit`), and answers each submission exactly once;
+- reports receipts and what customers wrote, and confirms them to the other side only after the
+  account has stored them;
+- keeps its own connections, comes back by itself, and says when it can work (`Events.link`).
+
+Source: ADR 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from hub.contract.types import Delivery, FailureClass, ReceiptStatus
+from hub.errors import TactError
+
+Stored = Callable[[bool], None]
+"""Called once: True when what was reported is stored for good (confirm it to the other side),
+False when it could not be (let the other side keep it and repeat)."""
+
+
+class Unsendable(TactError):
+    """This delivery cannot leave by this account, whatever is tried: `failure` says why.
+
+    The message is for the application's engineers and never quotes content or address.
+    """
+
+    code = "unsendable"
+
+    def __init__(
+        self, message: str, *, failure: FailureClass, code: str = "", **facts: Any
+    ) -> None:
+        super().__init__(message, failure=failure, provider_code=code, **facts)
+
+    @property
+    def failure(self) -> FailureClass:
+        return self.facts["failure"]  # type: ignore[no-any-return]
+
+    @property
+    def provider_code(self) -> str:
+        return str(self.facts["provider_code"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unsendable, (self.message, self.facts)
+
+
+def _unsendable(message: str, facts: dict[str, Any]) -> Unsendable:
+    rest = {k: v for k, v in facts.items() if k not in ("failure", "provider_code")}
+    return Unsendable(message, failure=facts["failure"], code=facts["provider_code"], **rest)
+
+
+class Prepared(Struct, frozen=True):
+    """A delivery made ready: what goes on the wire, and what limits count of it."""
+
+    recipient: str
+    """The address in one spelling (E.164 for a number): what limits per recipient count, and what
+    an inbound message's sender is compared with."""
+    units: int
+    """What limits count and windows hold: segments of an SMS, else 1."""
+    parts: tuple[Any, ...]
+    """The provider's own, one for each unit that is accepted by itself (SMS: one a segment)."""
+
+
+class Submission(Struct, frozen=True):
+    """One delivery on its way to the provider."""
+
+    delivery: str
+    """Its id: the idempotency key or the echoed reference, where the protocol has one."""
+    prepared: Prepared
+    expires_ms: int
+    """Unix ms; told to the provider where the protocol has a validity period."""
+    accepted: tuple[str, ...] = ()
+    """Of an earlier try that was refused half way: the provider's id of each part that it has
+    taken, "" for those to be sent now. Empty: nothing was taken."""
+
+
+class Answer(Struct, frozen=True):
+    """What the provider said to one submission; the classes of docs/operations.md.
+
+    - accepted: taken; `provider_ids` are what receipts will name.
+    - retry: not taken, and nothing is wrong with the message: again, after `retry_after_ms` or the
+      account's own backoff. Also when it never left (the connection was lost before it).
+    - throttled: not taken, and the whole of `scope` must pause for `retry_after_ms`.
+    - failed: refused for good, `failure` says why.
+    - unknown: it left and no answer came: it may have been taken. Never sent again blindly.
+    """
+
+    kind: Literal["accepted", "retry", "throttled", "failed", "unknown"]
+    provider_ids: tuple[str, ...] = ()
+    """One for each part, "" for a part that was not taken. Given with every kind, so that parts
+    already taken are not sent twice."""
+    receipts: int = 0
+    """Accepted: how many receipts will follow; 0 when the answer is the last word."""
+    failure: FailureClass | None = None
+    code: str = ""
+    """The provider's own code, for people: `ESME_RTHROTTLED`, `isv.BUSINESS_LIMIT_CONTROL`."""
+    retry_after_ms: int | None = None
+    scope: Literal["account", "app", "recipient"] = "account"
+    """What a throttle is about."""
+
+
+class ProviderReceipt(Struct, frozen=True):
+    """What became of something accepted earlier. Known by the provider's id, or by the delivery's
+    where the protocol echoes it."""
+
+    status: ReceiptStatus
+    at_ms: int
+    provider_id: str = ""
+    delivery: str = ""
+    failure: FailureClass | None = None
+    code: str = ""
+
+
+class ProviderInbound(Struct, frozen=True):
+    """What a customer wrote to the account."""
+
+    id: str
+    """The provider's own id if it has one (repeats are removed by it), else ""."""
+    sender: str
+    """The customer's address, in the spelling of `Prepared.recipient`."""
+    content: dict[str, Any]
+    at_ms: int
+    opt_out: bool = False
+    """The customer asks not to be written to any more, by this channel's rules."""
+    parts: int = 1
+
+
+class Link(Struct, frozen=True):
+    """Whether the provider can work now, and how much it takes at once."""
+
+    window: int
+    """Units that may be unanswered at once; 0 while there is no connection."""
+    reason: str = ""
+    """Why it cannot work, for people; no address, no content, no secret."""
+    config: bool = False
+    """It will not work until a person changes something (wrong password, unknown system id)."""
+
+
+class Events(Protocol):
+    """What a provider reports. Calls return at once and never raise; one loop, no threads."""
+
+    def answered(self, delivery: str, answer: Answer) -> None:
+        """The answer to one submission, exactly one for each."""
+
+    def receipt(self, receipt: ProviderReceipt, stored: Stored) -> None:
+        """A status report."""
+
+    def inbound(self, inbound: ProviderInbound, stored: Stored) -> None:
+        """A customer's message."""
+
+    def link(self, link: Link) -> None:
+        """The connection has changed; also called when the window changes."""
+
+    def counted(self, name: str, *labels: str) -> None:
+        """Add one to a metric of `hub.metrics.TABLE` (`tact_provider_total{account,what}`)."""
+
+
+class Callback(Struct, frozen=True):
+    """An HTTP request of the provider to us (receipts, inbound), received by the hub."""
+
+    method: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+
+class Reply(Struct, frozen=True):
+    """The answer to a `Callback`."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class Provider(Protocol):
+    """One account's side of one provider."""
+
+    resend: bool
+    """Whether an unanswered submission may be sent again under the same delivery id because the
+    provider removes repeats by it."""
+
+    def prepare(self, delivery: Delivery) -> Prepared:
+        """Pure: what would be sent. Raises Unsendable."""
+
+    def start(self) -> None:
+        """Begin to connect, and stay connected, in tasks of its own. Returns at once."""
+
+    def submit(self, submission: Submission) -> None:
+        """Put it on the wire now; never waits. Only called within the window last told."""
+
+    async def callback(self, request: Callback) -> Reply:
+        """Answer the provider's HTTP request: 404 by those that have none."""
+
+    async def stop(self, drain_s: float) -> None:
+        """Take nothing more, wait up to `drain_s` for answers under way, disconnect. What is still
+        unanswered then is answered `unknown`."""

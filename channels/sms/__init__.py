@@ -1,0 +1,1 @@
+"""SMS: text made ready for it, and the protocols it leaves by."""

@@ -1,0 +1,1 @@
+"""Simulators a user can run without a contract with a carrier."""
