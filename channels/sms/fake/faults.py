@@ -88,7 +88,7 @@ class Plan:
         self.seed = seed
         self.odds = odds or Odds()
         self._tries: OrderedDict[bytes, int] = OrderedDict()
-        self._calm = not any(msgspec.structs.replace(self.odds, late_ms=0.0).__struct_values__())
+        self._calm = msgspec.structs.replace(self.odds, late_ms=0.0) == Odds(late_ms=0.0)
 
     def fate(self, key: bytes) -> Fate:
         """The fate of the next try of this message."""
