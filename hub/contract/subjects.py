@@ -68,7 +68,7 @@ def intake_subject(partition: int | str, lane: str, source: str = "*") -> str:
     return f"hub.in.{partition}.{lane}.{source}"
 
 
-def delivery_subject(channel: str, partition: int) -> str:
+def delivery_subject(channel: str, partition: int | str) -> str:
     """Deliveries for a gateway; `partition` is the account's."""
     return f"hub.out.{channel}.{partition}"
 
@@ -81,6 +81,14 @@ def outcome_subject(app: str) -> str:
 def parked_subject(partition: int, block: str) -> str:
     """Bodies of held intents: those that one turn parked for one partition."""
     return f"hub.parked.{partition}.{block}"
+
+
+def account_log(partition: int, partitions: int) -> int:
+    """The number under which a partition of accounts keeps its log, snapshot and fence.
+
+    One numbering for all that has a log: 0 to N-1 are conversations, N to 2N-1 accounts.
+    """
+    return partitions + partition
 
 
 def log_subject(partition: int) -> str:

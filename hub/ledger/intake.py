@@ -1,4 +1,7 @@
-"""Reading INTAKE: every lane in stream order, without gaps, ahead of what is being decided.
+"""Reading a stream: every lane in stream order, without gaps, ahead of what is being decided.
+
+Hosts of conversations read INTAKE lane by lane, hosts of accounts the deliveries of LEDGER channel
+by channel; what differs is `hub.ledger.lanes.Source`.
 
 One ordered consumer a lane, that is: an ephemeral pull consumer without acknowledgements, made at
 the checkpoint and made anew from the last message taken in whenever anything looks wrong. What is
@@ -22,11 +25,10 @@ import structlog
 from nats.nuid import NUID
 
 from hub import limits
-from hub.contract.subjects import LANES, intake_subject
+from hub.contract.subjects import LANES
 from hub.ledger.connection import Connection, backoff_ms
-from hub.ledger.lanes import NS, Feed, Lane, ack_tokens
+from hub.ledger.lanes import INTAKE_LANES, NS, Feed, Lane, Source, ack_tokens
 from hub.ledger.port import IntakeMessage, LedgerCorrupt, LedgerError, LedgerUnavailable
-from hub.ledger.streams import INTAKE
 from hub.ledger.wire import Wire
 
 __all__ = ["StreamReader", "ack_tokens"]
@@ -43,9 +45,15 @@ class StreamReader:
     """
 
     def __init__(
-        self, connection: Connection, partitions: int, *, chance: random.Random | None = None
+        self,
+        connection: Connection,
+        partitions: int,
+        *,
+        source: Source = INTAKE_LANES,
+        chance: random.Random | None = None,
     ) -> None:
         self.restarts: Counter[str] = Counter()
+        self._source = source
         self._connection = connection
         self._partitions = partitions
         self._chance = chance or random.Random()
@@ -63,7 +71,7 @@ class StreamReader:
     async def open(self, positions: Mapping[int, Mapping[str, int]]) -> None:
         """Read on from these positions; see the protocol.
 
-        A server that is away is waited for in the background. Raises LedgerCorrupt when INTAKE
+        A server that is away is waited for in the background. Raises LedgerCorrupt when the stream
         ends before a position.
         """
         await self._stop()
@@ -73,12 +81,13 @@ class StreamReader:
             return
         self._lanes = {
             name: Lane(
+                self._source,
                 name,
                 {partition: lanes.get(name, 0) for partition, lanes in positions.items()},
                 self._look.set,
                 self._arrived.set,
             )
-            for name in LANES
+            for name in self._source.lanes
         }
         for lane in self._lanes.values():
             await self._restart(lane)
@@ -220,13 +229,13 @@ class StreamReader:
         loop.call_at(lane.retry_s, self._look.set)
 
     async def _check_end(self, lane: Lane) -> None:
-        info = await self._connection.api(f"STREAM.INFO.{INTAKE}")
+        info = await self._connection.api(f"STREAM.INFO.{self._source.stream}")
         end = info["state"]["last_seq"]
         if end < lane.last:
             raise LedgerCorrupt(
-                f"INTAKE ends at {end}, but messages up to {lane.last} of lane {lane.name} have "
-                "been decided: it was replaced or restored from an older copy, and what comes now "
-                "would be taken for already decided; restore both streams from one copy",
+                f"{self._source.stream} ends at {end}, but messages up to {lane.last} of lane "
+                f"{lane.name} have been decided: it was replaced or restored from an older copy, and "
+                "what comes now would be taken for already decided; restore both streams from one copy",
                 lane=lane.name,
             )
 
@@ -237,7 +246,7 @@ class StreamReader:
         return {
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": lane.last + 1,
-            "filter_subjects": [intake_subject(partition, lane.name) for partition in owned],
+            "filter_subjects": [self._source.subject(partition, lane.name) for partition in owned],
             "ack_policy": "none",
             "max_deliver": 1,
             "mem_storage": True,

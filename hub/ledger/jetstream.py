@@ -14,6 +14,7 @@ from hub.contract.subjects import intake_subject, parked_subject
 from hub.ledger.commit import BatchWriter
 from hub.ledger.connection import Connection
 from hub.ledger.intake import StreamReader
+from hub.ledger.lanes import INTAKE_LANES, Source
 from hub.ledger.port import Entry, PartitionImage
 from hub.ledger.publishing import Ack, publish
 from hub.ledger.reading import Stored, last_messages, read_subject
@@ -73,8 +74,8 @@ class JetStreamLedger:
     ) -> None:
         await self._recovery.snapshot(partition, fence, at_ms, checkpoint, states, epoch)
 
-    def reader(self) -> StreamReader:
-        return StreamReader(self.connection, self.partitions, chance=self._chance)
+    def reader(self, source: Source = INTAKE_LANES) -> StreamReader:
+        return StreamReader(self.connection, self.partitions, source=source, chance=self._chance)
 
     # ---- beyond the protocol -----------------------------------------------------------------
 

@@ -1,19 +1,24 @@
-"""One lane of INTAKE: the consumer that feeds it, and what is buffered of it."""
+"""One lane of a stream: the consumer that feeds it, and what is buffered of it.
+
+Of INTAKE a lane is a lane; of LEDGER, as hosts of accounts read it, a lane is a channel.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from hub import limits
 from hub.contract.decode import MSGPACK
+from hub.contract.subjects import LANES, delivery_subject, intake_subject
 from hub.ledger.connection import Connection
 from hub.ledger.port import IntakeMessage
-from hub.ledger.streams import INTAKE
+from hub.ledger.streams import INTAKE, LEDGER
 from hub.ledger.wire import Wire
 
 _log = structlog.get_logger(__name__)
@@ -29,6 +34,32 @@ _ENDED: Final = ("Batch Completed", "Message Size Exceeds MaxBytes")
 """Ways in which a pull ends in order; another follows."""
 
 assert _PULL_BYTES >= 2 * limits.MESSAGE_BYTES, "a pull must hold any one message"
+
+
+class Source(Struct, frozen=True):
+    """What a reader reads: some lanes of a stream, each a subject for every partition."""
+
+    stream: str
+    lanes: tuple[str, ...]
+    subject: Callable[[int | str, str], str]
+    """(partition or `*`, lane) to subject."""
+    split: Callable[[list[str]], tuple[int, str]]
+    """The tokens of a subject to (partition, who published it)."""
+
+
+INTAKE_LANES: Final = Source(
+    INTAKE, LANES, intake_subject, lambda tokens: (int(tokens[2]), tokens[4])
+)
+
+
+def deliveries(channels: Iterable[str]) -> Source:
+    """The deliveries of some channels, by the accounts' partition."""
+    return Source(
+        LEDGER,
+        tuple(channels),
+        lambda partition, channel: delivery_subject(channel, partition),
+        lambda tokens: (int(tokens[3]), ""),
+    )
 
 
 class Feed:
@@ -48,6 +79,7 @@ class Feed:
         """It has worked: when it breaks, another is made at once."""
         self.counted = False
         self._lane = lane
+        self._stream = lane.source.stream
         self._wire = wire
         self._inbox = inbox
         self._sid = wire.subscribe(inbox, self.take)
@@ -56,8 +88,12 @@ class Feed:
     async def start(self, connection: Connection, config: dict[str, Any]) -> None:
         """Make the consumer. Raises LedgerError."""
         reply = await connection.api(
-            f"CONSUMER.CREATE.{INTAKE}.{self.name}",
-            {"stream_name": INTAKE, "action": "create", "config": config | {"name": self.name}},
+            f"CONSUMER.CREATE.{self._stream}.{self.name}",
+            {
+                "stream_name": self._stream,
+                "action": "create",
+                "config": config | {"name": self.name},
+            },
         )
         self._lane.waiting = int(reply.get("num_pending", 0))
 
@@ -75,7 +111,7 @@ class Feed:
             "idle_heartbeat": int(limits.PULL_HEARTBEAT_S * NS),
         }
         self._wire.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{INTAKE}.{self.name}",
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}",
             self._inbox,
             msgspec.json.encode(request),
         )
@@ -121,7 +157,7 @@ class Feed:
         """Drop it, here and on the server, whose answer to `inbox` nobody listens to."""
         self._wire.unsubscribe(self._sid)
         # Without a reply subject the server ignores a deletion.
-        self._wire.publish(f"$JS.API.CONSUMER.DELETE.{INTAKE}.{self.name}", inbox, b"")
+        self._wire.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self.name}", inbox, b"")
 
 
 class Lane:
@@ -132,11 +168,13 @@ class Lane:
 
     def __init__(
         self,
+        source: Source,
         name: str,
         positions: Mapping[int, int],
         look: Callable[[], None],
         arrived: Callable[[], None],
     ) -> None:
+        self.source = source
         self.name = name
         self.look = look
         self.feed: Feed | None = None
@@ -186,10 +224,10 @@ class Lane:
             self._arrived()
 
     def _split(self, subject: bytes) -> tuple[int, str]:
-        _, _, partition, _, source = subject.decode().split(".")
         if len(self._parts) >= _SUBJECTS:
             self._parts.clear()
-        return self._parts.setdefault(subject, (int(partition), source))
+        parts = self.source.split(subject.decode().split("."))
+        return self._parts.setdefault(subject, parts)
 
     def take(self, most: int) -> list[IntakeMessage]:
         """Up to `most` messages, in stream order."""
