@@ -234,8 +234,9 @@ class StreamReader:
         if end < lane.last:
             raise LedgerCorrupt(
                 f"{self._source.stream} ends at {end}, but messages up to {lane.last} of lane "
-                f"{lane.name} have been decided: it was replaced or restored from an older copy, and "
-                "what comes now would be taken for already decided; restore both streams from one copy",
+                f"{lane.name} have been decided: it was replaced or restored from an older copy, "
+                "and what comes now would be taken for already decided; restore both streams from "
+                "one copy",
                 lane=lane.name,
             )
 
