@@ -90,7 +90,7 @@ class Sms:
                 text = signature + text if at_start else text + signature
         if category in self._marketing and self._line not in text:
             # Before a signature at the end: that must remain the last thing.
-            end = signature if text.endswith(signature) and text != signature else ""
+            end = signature if text.endswith(signature) else ""
             text = text.removesuffix(end) + self._line + end
         return text
 
