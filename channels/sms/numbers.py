@@ -52,7 +52,7 @@ def is_region(region: str) -> bool:
 
 @lru_cache(maxsize=limits.NUMBER_CACHE)
 def _e164(text: str, region: str) -> str:
-    """ "" for what is no number: kept too, where an exception would not be."""
+    """Empty for what is no number: that is kept too, where an exception would not be."""
     # Imported by the first number: its tables take a tenth of a second, which commands that send
     # nothing should not wait for.
     import phonenumbers
