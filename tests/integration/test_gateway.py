@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import shutil
+import signal
+import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from hub.ledger.port import ServerRefused
 from hub.ledger.publishing import publish
 from hub.ledger.streams import provision
 from hub.service.natsd import NatsServer
+from tests.support.hub import Hub, within
 from tests.support.ledger import SMALL, eventually
 
 pytestmark = pytest.mark.nats
@@ -401,3 +406,98 @@ def test_seen_is_bounded() -> None:
         seen.add(name)
     assert [name in seen for name in "abc"] == [True, False, True]
     assert len(seen) == 2
+
+
+# ---- in another language, and a whole hub ------------------------------------------------------
+
+PEERS = Path(__file__).parents[1] / "peers"
+POLICY = """
+version = 1
+timezone = "Asia/Shanghai"
+hold_max = "30d"
+[categories.otp]
+route = ["sms"]
+"""
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The npm packages of tests/peers, installed outside the tree."""
+    directory = tmp_path_factory.mktemp("peers")
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(PEERS / name, directory)
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm on this machine")
+    done = subprocess.run(
+        [npm, "ci", "--no-audit", "--no-fund"], cwd=directory, capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("npm cannot install the packages of tests/peers here")
+    return directory / "node_modules"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    (tmp_path / "policy.toml").write_text(POLICY)
+    hub = Hub(tmp_path, ["--policy", "policy.toml"])
+    try:
+        yield hub.start()
+    finally:
+        hub.stop(signal.SIGKILL)
+
+
+def life(hub: Hub, intent: str) -> list[str]:
+    """The states an application was told, in order."""
+    done = hub.tact("trace", "shop", intent, "--json")
+    return [json.loads(line)["state"] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_gateway_in_another_language_serves_a_channel(hub: Hub, packages: Path) -> None:
+    for number in range(3):
+        to = "sms=+8613900000000" if number == 2 else f"sms=+861390000000{number + 1}"
+        assert hub.send(category="otp", id=f"o-{number}", to=to)["state"] == "dispatched"
+    environment = {"NATS_URL": hub.ready["nats"], "NODE_PATH": str(packages)}
+    node = subprocess.Popen(
+        ["node", str(PEERS / "gateway.js"), "node-gw", "sms"],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        for number in range(2):
+            told = within(30, lambda number=number: (t := life(hub, f"o-{number}"))[2:] and t)
+            assert told == ["dispatched", "sent", "delivered"]
+        assert within(30, lambda: (t := life(hub, "o-2"))[1:] and t) == ["dispatched", "failed"]
+        node.send_signal(signal.SIGTERM)
+        output, _ = node.communicate(timeout=30)
+        assert json.loads(output.splitlines()[-1]) == {
+            "deliveries": 3,
+            "repeats": 0,
+            "receipts": 5,
+        }
+        assert node.returncode == 0
+    finally:
+        node.kill()
+        node.communicate()
+    asyncio.run(take_over(hub, "o-3"))
+    assert life(hub, "o-3") == ["dispatched", "sent", "delivered"]
+    assert hub.send(category="otp", id="o-4")["state"] != "dispatched"
+
+
+async def take_over(hub: Hub, intent: str) -> None:
+    """The Python library goes on where the other gateway left off; then the customer opts out."""
+    assert hub.send(category="otp", id=intent)["state"] == "dispatched"
+    async with Gateway.connect(hub.ready["nats"], name="node-gw", channel="sms") as gateway:
+        (parcel,) = await take(gateway.deliveries())
+        assert (parcel.id, parcel.again) == (f"shop:{intent}:1", False)
+        await parcel.sent()
+        await gateway.receipt(parcel.id, "c-1", "delivered")
+        await gateway.inbound("m-1", "c-1", parcel.delivery.account, "TD")
+        await gateway.command(
+            {"id": "m-1", "customer": "c-1", "op": "dnd.set", "scope": "channel:sms"}
+        )
+    await eventually(lambda: life(hub, intent)[2:], 30)
+    await eventually(lambda: "channel:sms" in hub.tact("customer", "c-1", "--json").stdout, 30)
