@@ -18,6 +18,7 @@ from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
+from channels.gateway import Gateway, GatewayUnavailable
 from hub import limits
 from hub.client import HubClient
 from hub.ledger.streams import StreamSizes, stream_configs
@@ -379,7 +380,7 @@ async def test_a_gateway_reads_its_channel_and_reports(world: World) -> None:
     assert [message.data for message in messages] == [b"1", b"2"]
     for message in messages:
         await message.ack_sync()
-    for lane in ("receipt", "inbound"):
+    for lane in ("receipt", "inbound", "command"):
         assert (await gateway.publish(f"hub.to.{lane}.sms-gw.c1", b"{}")).stream == "INTAKE"
 
 
@@ -388,7 +389,7 @@ async def test_a_gateway_reads_its_channel_and_reports(world: World) -> None:
     [
         "hub.to.normal.sms-gw.c1",
         "hub.to.urgent.sms-gw.c1",
-        "hub.to.command.sms-gw.c1",
+        "hub.to.command.ops.c1",
         "hub.to.receipt.push-gw.c1",
         "hub.to.inbound.shop.c1",
         *FORBIDDEN_WRITES,
@@ -399,6 +400,38 @@ async def test_a_gateway_publishes_nothing_else(world: World, subject: str) -> N
     with pytest.raises(NoStreamResponseError):
         await gateway.jetstream().publish(subject, b"{}", timeout=2)
     assert await stored(hub) == {}
+
+
+async def test_the_gateway_library_needs_no_more(world: World) -> None:
+    hub = await world.hub()
+    delivery = {"id": "shop:i-1:1", "intent": "i-1", "app": "shop", "customer": "c1"}
+    delivery |= {"category": "otp", "priority": 5, "channel": "sms", "account": "main", "to": "1"}
+    delivery |= {"content": {}, "attempt": 1, "at": "", "expires_at": "2999-01-01T00:00:00Z"}
+    second = delivery | {"id": "shop:i-2:1", "customer": "c2"}
+    await hub.publish("hub.out.sms.1", json.dumps([delivery, second]).encode())
+    login = {"user": "sms-gw", "password": password("sms-gw")}
+    async with Gateway.connect(world.url, name="sms-gw", channel="sms", **login) as gateway:
+        async with asyncio.timeout(10):
+            deliveries = gateway.deliveries()
+            first = await anext(deliveries)
+            await first.sent()
+            await (await anext(deliveries)).give_back()
+            again = await anext(deliveries)
+            assert (again.id, again.again) == ("shop:i-2:1", True)
+            await again.sent()
+        await gateway.inbound("m-1", "c1", "main", "STOP")
+        stop = {"id": "m-1", "customer": "c1", "op": "dnd.set", "scope": "channel:sms"}
+        await gateway.command(stop)
+    lanes = {subject.split(".", 3)[3] for subject in await stored(hub) if ".in." in subject}
+    assert lanes == {"receipt.sms-gw", "inbound.sms-gw", "command.sms-gw"}
+    assert (await hub.consumer_info("LEDGER", "sms-gw")).ack_floor.stream_seq == 1
+
+
+async def test_a_gateway_that_lacks_a_permission_says_so(world: World) -> None:
+    login = {"user": "sms-gw", "password": password("sms-gw")}
+    async with Gateway.connect(world.url, name="sms-gw", channel="push", **login) as gateway:
+        with pytest.raises(GatewayUnavailable, match="this user may not ask it"):
+            await anext(gateway.deliveries())
 
 
 @pytest.mark.parametrize("subject", ["hub.out.push.*", "hub.out.>", "hub.outcome.shop", ">"])
