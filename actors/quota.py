@@ -42,8 +42,8 @@ APPS = 1_024
 """Applications one account counts for; the next waits likewise."""
 FULL_WAIT_MS = 1_000
 """How soon to ask again when no more can be remembered."""
-FORGET_AT_ONCE = 10_000
-"""Recipients looked at in one `forget_idle`: about 20 ms."""
+FORGET_AT_ONCE = 1_000
+"""Recipients looked at in one `forget_idle`: some milliseconds. Once a second keeps up."""
 
 
 class StateError(TactError):
@@ -100,14 +100,14 @@ class Quota:
         return Ready(at, scope, text)  # type: ignore[arg-type]
 
     def take(self, app: str, recipient: str, units: int, at: float) -> None:
-        """An attempt was opened at `at`."""
+        """An attempt is opened now, which is `at` (not when it is meant to leave)."""
         for windows in self._counted(app):
             for window in windows:
-                window.claim(units, at)
+                window.claim(units)
         if self._plan.recipient:
             windows = self._recipient(recipient) or self._new("recipient")
             for window in windows:
-                window.claim(units, at)
+                window.claim(units)
             self._remember(recipient, windows, at)
 
     def move(self, app: str, recipient: str, units: int, from_at: float, to_at: float) -> None:
@@ -165,12 +165,12 @@ class Quota:
         return None if self._recipients is None else self._recipients.get(recipient)
 
     def recipient_load(self, recipient: str, data: bytes, now: float) -> bool:
-        """After a restart: what `recipient_dump` gave last. Raises StateError.
+        """After a restart, before this recipient is asked for: what `recipient_dump` gave last.
+        Raises StateError.
 
         False when nothing of it counts any more, and the value may be deleted.
         """
         windows = self._restored("recipient", _unpack_recipient(data), now)
-        self._loaded_ms = max(self._loaded_ms, now)
         self._remember(recipient, windows, now)
         return self.recipient_dump(recipient) is not None
 
@@ -179,7 +179,7 @@ class Quota:
 
         Looks at FORGET_AT_ONCE recipients at most: call it from time to time.
         """
-        if self._account and all(window.empty_ms() <= now for window in self._account):
+        if self._account and _empty_ms(self._account) <= now:
             self._account = None
         if self._apps:
             for app in [app for app, windows in self._apps.items() if _empty_ms(windows) <= now]:
@@ -242,9 +242,7 @@ class Quota:
         for window in windows:
             one = kept.get(window.limit.key)
             if one is not None:
-                opened, one.open = one.open, 0
-                window.load(one, 0.0)
-                window.open = opened
+                window.load(one)
         return windows
 
     def _remember(self, recipient: str, windows: _Windows, now: float) -> None:

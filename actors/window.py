@@ -17,9 +17,9 @@ import re
 from array import array
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hub.errors import ConfigError
 from hub.policy.localtime import DAY_MS, period
@@ -138,14 +138,18 @@ def guarded_ms(window_ms: int) -> float:
     return window_ms + min(window_ms * GUARD, GUARD_MAX_MS)
 
 
+_Number = Annotated[int, Meta(ge=0, le=2**48)]
+"""Moments to beyond the year 9999, and sums that fit 64 bits, whatever bytes are read."""
+
+
 class Kept(Struct, array_like=True, gc=False):
     """One window as it is written down."""
 
     key: int
-    open: int
-    base: int
+    open: _Number
+    base: _Number
     """Rolling: when the first run left, in grains; calendar: when the last unit did, in ms."""
-    runs: list[int]
+    runs: Annotated[list[_Number], Meta(max_length=4 * RUNS_KEPT)]
     """Rolling: units of the first run, then grains since the one before and units of each other;
     calendar: units."""
 
@@ -215,9 +219,8 @@ class Window:
         times.append(at)
         sums.append(total)
 
-    def claim(self, units: int, at: float) -> None:
+    def claim(self, units: int) -> None:
         """Units may leave from now on."""
-        self._drop(at)
         self.open += units
 
     def move(self, units: int, to_at: float) -> None:
@@ -266,16 +269,20 @@ class Window:
             ends.append(index - 1)
         return ends
 
-    def load(self, kept: Kept, now: float) -> None:
-        """After a restart. What was open then may have left until now, and counts as if it did."""
+    def load(self, kept: Kept, restarted_at: float | None = None) -> None:
+        """What was written down; after a restart nothing left later than that, and what was open
+        may have left until then, and counts as if it did."""
         grain, at = self._grain_ms, kept.base
-        for index, units in enumerate(kept.runs):
+        latest = math.inf if restarted_at is None else restarted_at
+        for index, number in enumerate(kept.runs):
             if index % 2:
-                at += units
+                at += number
             else:
-                self.take(units, float(at * grain))
-        if kept.open:
-            self.take(kept.open, now)
+                self.take(number, min(float(at * grain), latest))
+        if restarted_at is None:
+            self.open = kept.open
+        elif kept.open:
+            self.take(kept.open, restarted_at)
 
     def _drop(self, now: float) -> None:
         times, window = self._at, self._window_ms
@@ -321,9 +328,8 @@ class CalendarWindow:
         self._left += units
         self._last_ms = max(at, self._last_ms)
 
-    def claim(self, units: int, at: float) -> None:
+    def claim(self, units: int) -> None:
         """Units may leave from now on."""
-        del at  # the date is that of the departure
         self.open += units
 
     def move(self, units: int, to_at: float) -> None:
@@ -346,12 +352,16 @@ class CalendarWindow:
             return None
         return Kept(self.limit.key, self.open, math.ceil(self._last_ms), [left])
 
-    def load(self, kept: Kept, now: float) -> None:
-        """After a restart. What was open then may have left until now, and counts as if it did."""
+    def load(self, kept: Kept, restarted_at: float | None = None) -> None:
+        """What was written down; after a restart nothing left later than that, and what was open
+        may have left until then, and counts as if it did."""
         if kept.runs and kept.runs[0]:
-            self.take(kept.runs[0], float(kept.base))
-        if kept.open:
-            self.take(kept.open, now)
+            latest = kept.base if restarted_at is None else min(kept.base, restarted_at)
+            self.take(kept.runs[0], float(latest))
+        if restarted_at is None:
+            self.open = kept.open
+        elif kept.open:
+            self.take(kept.open, restarted_at)
 
     def _end_of(self, at: float) -> float:
         return float(period(self._zone, self.limit.calendar, int(at))[1])

@@ -1,0 +1,268 @@
+"""Limits as they are written, and what is counted of them across time, dates and restarts."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+import pytest
+
+from actors import quota as quota_module
+from actors.quota import Limit, Quota, Window, parse_limit
+from actors.window import RUNS, RUNS_KEPT, guarded_ms
+from hub.contract.times import to_ms
+from hub.errors import ConfigError
+
+NOW = 1_790_000_000_000.0
+HOUR = 3_600_000
+ZONE = "Asia/Shanghai"
+
+
+def limits(*texts: str, per: str = "account") -> tuple[Limit, ...]:
+    return tuple(parse_limit(text, per, "test") for text in texts)
+
+
+def utc(*moment: int) -> float:
+    return float(to_ms(datetime(*moment, tzinfo=UTC)))
+
+
+# ---- what is written ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "window_ms", "calendar"),
+    [
+        ("50/s", 50, 1_000, ""),
+        ("5/10s", 5, 10_000, ""),
+        ("3000/min", 3_000, 60_000, ""),
+        ("150000/h", 150_000, HOUR, ""),
+        (" 5/24h ", 5, 24 * HOUR, ""),
+        ("10/day", 10, 0, "day"),
+        ("100/month", 100, 0, "month"),
+    ],
+)
+def test_limits_as_written(text, count, window_ms, calendar):
+    limit = parse_limit(text, "app", "test")
+    assert limit == Limit(count, window_ms, calendar, "app", text.strip())
+
+
+@pytest.mark.parametrize(
+    ("text", "per"),
+    [
+        ("", "account"),
+        ("50", "account"),
+        ("50/sec", "account"),
+        ("50/ s", "account"),
+        ("-1/s", "account"),
+        ("0/s", "account"),
+        ("1.5/s", "account"),
+        ("٣/s", "account"),
+        ("50/0s", "account"),
+        ("9999999999/s", "account"),
+        ("5/2day", "account"),
+        ("5/745h", "account"),
+        ("5/s", "customer"),
+    ],
+)
+def test_what_is_no_limit_is_refused_with_its_place(text, per):
+    with pytest.raises(ConfigError, match=r"^accounts\.bulk\.limits\[2\]: ") as refused:
+        parse_limit(text, per, "accounts.bulk.limits[2]")
+    assert refused.value.facts["place"] == "accounts.bulk.limits[2]"
+
+
+# ---- one window --------------------------------------------------------------------------------
+
+
+def test_a_window_frees_what_has_left_it_and_nothing_else():
+    window = Window(*limits("3/min"))
+    length = guarded_ms(60_000)
+    for at in (0, 10_000, 20_000):
+        assert window.ready_ms(1, NOW + at) == NOW + at
+        window.take(1, NOW + at)
+    later = NOW + 30_000
+    assert window.ready_ms(1, later) == NOW + length
+    assert window.ready_ms(2, later) == NOW + 10_000 + length
+    assert window.ready_ms(3, later) == NOW + 20_000 + length
+    assert window.ready_ms(4, later) == math.inf
+    assert window.used(NOW + length - 0.01) == 3
+    assert window.used(NOW + length) == 2
+
+
+def test_open_units_count_until_they_have_left_however_late_that_is():
+    window = Window(*limits("3/min"))
+    window.claim(3)
+    assert window.used(NOW + HOUR) == 3, "they may leave at any moment"
+    window.move(2, NOW + HOUR)
+    window.give_back(1)
+    assert window.used(NOW + HOUR) == 2
+    assert window.ready_ms(2, NOW + HOUR) == NOW + HOUR + guarded_ms(60_000)
+
+
+def test_a_full_window_is_small_and_coarsening_never_frees_early():
+    window = Window(*limits("150000/h"))
+    for index in range(150_000):
+        window.take(1, NOW + index * 23)
+    now = NOW + 150_000 * 23
+    assert len(window._at) <= RUNS + 2
+    again = Window(window.limit)
+    kept = window.dump(now)
+    assert kept is not None and len(kept.runs) < 2 * RUNS_KEPT
+    again.load(kept, now)
+    slack = HOUR / (RUNS_KEPT - 2) + HOUR / RUNS + 1
+    for units in (1, 1_000, 75_000, 150_000):
+        exact = window.ready_ms(units, now)
+        assert NOW + (units - 1) * 23 + HOUR <= exact <= NOW + units * 23 + HOUR * 1.005
+        assert exact <= again.ready_ms(units, now) <= exact + slack
+
+
+def test_being_written_down_many_times_moves_nothing_further_than_once():
+    window = Window(*limits("3000/min"))
+    for index in range(2_000):
+        window.take(1, NOW + index * 20)
+    now = NOW + 40_000
+    for _ in range(20):
+        kept = window.dump(now)
+        window = Window(window.limit)
+        window.load(kept, now)
+        window.take(1, now)
+        now += 60
+    assert window.used(NOW + 61_200) < 2_020, "the oldest have left the window"
+
+
+# ---- the calendar ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("zone", "text", "at", "following"),
+    [
+        (ZONE, "2/day", utc(2026, 11, 22, 15, 59), utc(2026, 11, 22, 16)),
+        (ZONE, "2/day", utc(2026, 11, 22, 16), utc(2026, 11, 23, 16)),
+        (ZONE, "2/month", utc(2026, 12, 30), utc(2026, 12, 31, 16)),
+        # The clocks change: days of 23 and 25 hours.
+        ("Europe/Berlin", "2/day", utc(2026, 3, 28, 23), utc(2026, 3, 29, 22)),
+        ("Europe/Berlin", "2/day", utc(2026, 10, 24, 22), utc(2026, 10, 25, 23)),
+    ],
+)
+def test_dates_are_those_of_the_accounts_zone(zone, text, at, following):
+    quota = Quota(limits(text), zone)
+    quota.take("a", "r", 2, at)
+    quota.move("a", "r", 2, at, at)
+    wait = quota.ready("a", "r", 1, at + 1)
+    assert (wait.at_ms, wait.scope, wait.limit) == (following, "account", text)
+    assert quota.ready("a", "r", 2, following).at_ms == following
+    assert quota.ready("a", "r", 3, following).at_ms == math.inf
+
+
+def test_what_is_open_at_midnight_counts_on_both_dates():
+    quota = Quota(limits("2/day"), ZONE)
+    before, midnight = utc(2026, 11, 22, 15, 59), utc(2026, 11, 22, 16)
+    quota.take("a", "r", 1, before)
+    quota.take("a", "r", 1, before)
+    assert quota.ready("a", "r", 1, midnight).at_ms > midnight
+    quota.move("a", "r", 1, before, midnight - 1)
+    quota.move("a", "r", 1, before, midnight)
+    assert quota.ready("a", "r", 1, midnight).at_ms == midnight
+    assert quota.ready("a", "r", 2, midnight).at_ms == midnight + 24 * HOUR
+
+
+# ---- an account --------------------------------------------------------------------------------
+
+
+def test_the_latest_of_all_limits_binds_and_is_named():
+    everything = (
+        *limits("4/min", "50/s"),
+        *limits("2/min", per="app"),
+        *limits("1/min", "3/day", per="recipient"),
+    )
+    quota = Quota(everything, ZONE)
+
+    def send(app: str, recipient: str, at: float) -> None:
+        quota.take(app, recipient, 1, at)
+        quota.move(app, recipient, 1, at, at)
+
+    def binding(app: str, recipient: str) -> tuple[str, str]:
+        wait = quota.ready(app, recipient, 1, NOW + 30_000)
+        return wait.scope, wait.limit
+
+    send("a", "r1", NOW)
+    assert binding("a", "r1") == ("recipient", "1/min")
+    assert binding("a", "r2") == ("", "")
+    send("a", "r2", NOW)
+    assert binding("a", "r3") == ("app", "2/min")
+    send("b", "r3", NOW)
+    send("b", "r4", NOW + 10_000)
+    assert binding("c", "r5") == ("account", "4/min")
+    assert binding("a", "r4") == ("recipient", "1/min"), "frees last"
+
+
+def test_after_a_crash_what_was_open_counts_as_left_at_the_restart():
+    rules = (*limits("3/min"), *limits("3/min", per="app"), *limits("2/min", per="recipient"))
+    quota = Quota(rules, ZONE)
+    quota.take("a", "r", 1, NOW)
+    written, of_recipient = quota.dump(NOW), quota.recipient_dump("r")
+    quota.move("a", "r", 1, NOW, NOW + 50_000)  # known to nobody after the crash
+
+    restarted = NOW + 55_000
+    quota = Quota(rules, ZONE)
+    quota.load(written, restarted)
+    assert of_recipient is not None and quota.recipient_load("r", of_recipient, restarted)
+    wait = quota.ready("a", "r", 2, NOW + 60_100)
+    assert wait.scope == "recipient"
+    assert 0 <= wait.at_ms - restarted - guarded_ms(60_000) <= 60, "written in grains"
+    for rule in rules[:2]:
+        alone = Quota((rule,), ZONE)
+        alone.load(written, restarted)
+        wait = alone.ready("a", "q", 3, NOW + 60_100)
+        assert (wait.at_ms, wait.scope) == (restarted + guarded_ms(60_000), rule.per)
+
+    quota.take("a", "q", 2, restarted)
+    quota.give_back("a", "r", 1, NOW)
+    assert quota.ready("a", "z", 1, restarted).at_ms > restarted, "of before: changes nothing"
+    quota.give_back("a", "q", 2, restarted)
+    assert quota.ready("a", "z", 1, restarted).at_ms == restarted
+
+
+def test_a_changed_number_keeps_what_was_counted():
+    quota = Quota(limits("100/h"), ZONE)
+    quota.take("a", "r", 60, NOW)
+    changed = Quota(limits("60/h", "5/day"), ZONE)
+    changed.load(quota.dump(NOW), NOW)
+    assert changed.ready("a", "r", 1, NOW).limit == "60/h"
+
+
+def test_a_busy_account_is_written_down_in_a_few_hundred_bytes():
+    quota = Quota(limits("3000/min", "150000/h", "1000000/day", "9000000/month"), ZONE)
+    now = NOW
+    for _ in range(100_000):
+        now += 24
+        quota.take("a", "r", 1, now)
+        quota.move("a", "r", 1, now, now)
+    assert len(quota.dump(now)) < 600
+
+
+def test_recipients_are_bounded_and_forgotten_when_nothing_counts(monkeypatch):
+    monkeypatch.setattr(quota_module, "RECIPIENTS", 3)
+    quota = Quota(limits("2/min", per="recipient"), ZONE)
+    for index, recipient in enumerate(("open", "r1", "r2")):
+        quota.take("a", recipient, 1, NOW + index)
+        if recipient != "open":
+            quota.move("a", recipient, 1, NOW + index, NOW + index)
+    wait = quota.ready("a", "new", 1, NOW + 10)
+    assert wait.at_ms > NOW + 10 and (wait.scope, wait.limit) == ("recipient", "full")
+    assert quota.ready("a", "r1", 1, NOW + 10).at_ms == NOW + 10, "known ones go on"
+
+    assert quota.forget_idle(NOW + 10) == []
+    later = NOW + 61_000
+    assert quota.forget_idle(later) == ["r1", "r2"], "what is open is kept, and hides nobody"
+    assert quota.recipient_dump("r1") is None and quota.recipient_dump("open") is not None
+    assert quota.ready("a", "new", 1, later).at_ms == later
+
+
+def test_a_value_that_counts_no_more_is_not_loaded():
+    quota = Quota(limits("2/min", per="recipient"), ZONE)
+    quota.take("a", "r", 1, NOW)
+    quota.move("a", "r", 1, NOW, NOW)
+    value = quota.recipient_dump("r")
+    assert value is not None and len(value) < 30
+    quota = Quota(limits("2/min", per="recipient"), ZONE)
+    assert not quota.recipient_load("r", value, NOW + 61_000)
