@@ -18,7 +18,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ from hub import limits
 from hub.clock import Clock, SystemClock
 from hub.contract.decode import Rejection, decode
 from hub.contract.subjects import CHANNELS, is_source, partition_of, publish_subject
-from hub.contract.times import rfc3339
+from hub.contract.times import EPOCH
 from hub.contract.types import AnyCommand, FailureClass, ReceiptStatus
 from hub.errors import ConfigError, TactError
 from hub.ledger.connection import Connection, connect
@@ -317,7 +317,7 @@ class Gateway:
         self, delivery: str, customer: str, status: ReceiptStatus, **rest: Any
     ) -> None:
         """`receipt`, again and again while the gateway is open: its delivery waits for it."""
-        at = rest.pop("at", None) or self._time(None)
+        at = self._time(rest.pop("at", None))
         while True:
             try:
                 return await self.receipt(delivery, customer, status, at=at, **rest)
@@ -356,8 +356,8 @@ class Gateway:
         if isinstance(result, TactError):
             raise public(result)
 
-    def _time(self, at: datetime | None) -> datetime | str:
-        return rfc3339(self._clock.now_ms()) if at is None else at
+    def _time(self, at: datetime | None) -> datetime:
+        return EPOCH + timedelta(milliseconds=self._clock.now_ms()) if at is None else at
 
     def _ready(self) -> Publisher:
         if self._publisher is None:
