@@ -255,10 +255,11 @@ class _Keyed:
         """The earliest moment, and the limit that binds."""
         windows = self._known.get(key)
         if windows is None:
+            if len(self._known) >= self._most:
+                self._forget(now)
             if len(self._known) < self._most:
                 return now, ""
-            self._forget(now)
-            return max(now, self._first_empty_ms()), "full"
+            return self._first_empty_ms(), "full"
         at, text = now, ""
         for window in windows:
             earliest = window.ready_ms(min(units, window.limit.count), now)
@@ -277,14 +278,13 @@ class _Keyed:
         return all(_empty_ms(windows) <= now for windows in self._known.values())
 
     def _forget(self, now: float) -> None:
-        """Two that do not count any more: more than are ever added at once."""
+        """Drop two that do not count any more: more than one departure adds."""
         for _ in range(2):
             if self._known and self._first_empty_ms() <= now:
                 del self._known[next(iter(self._known))]
 
     def _first_empty_ms(self) -> float:
-        first = next(iter(self._known.values()), None)
-        return _empty_ms(first) if first and len(self._known) else 0.0
+        return _empty_ms(next(iter(self._known.values())))
 
 
 class _Slow:
