@@ -1,0 +1,167 @@
+"""Submissions on their way over HTTP: a bounded number of workers, and what they learn about the
+connection told to the account.
+
+HTTP has no connection to watch, so the link is up until a request could not leave (then a bare
+connection is tried, with growing pauses) or the provider says that something must be put right by a
+person (then it is tried again every CONFIG_PAUSE_S, so that putting it right is enough).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from channels.http import HttpClient, NotSent, Unanswered
+from channels.provider import Answer, Events, Link, Submission
+
+BACKOFF_FIRST_S: Final = 0.5
+BACKOFF_MAX_S: Final = 30.0
+"""Between two tries to reach a provider that is gone; each is drawn from the upper half. Half a
+minute after it is back, messages leave again."""
+CONFIG_PAUSE_S: Final = 300.0
+"""After a wrong password (or the like) messages are tried again so often: each try may cost up to
+`connections` messages that fail."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Outcome(Struct, frozen=True):
+    """What came of one request."""
+
+    answer: Answer
+    stop: str = ""
+    """Why nothing can be sent until a person changes something, for people."""
+
+
+class HttpSender:
+    """Puts submissions on the wire through `send`, at most `connections` at once."""
+
+    def __init__(
+        self,
+        send: Callable[[Submission], Awaitable[Outcome]],
+        *,
+        client: HttpClient,
+        url: str,
+        connections: int,
+        account: str,
+        events: Events,
+        chance: random.Random,
+    ) -> None:
+        self._send = send
+        self._client = client
+        self._url = url
+        self._connections = connections
+        self._account = account
+        self._events = events
+        self._chance = chance
+        self._queue: asyncio.Queue[Submission] = asyncio.Queue(maxsize=connections)
+        self._open = 0
+        """Submissions without an answer: waiting or on the wire."""
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._workers: list[asyncio.Task[None]] = []
+        self._recovery: asyncio.Task[None] | None = None
+        self._backoff_s = BACKOFF_FIRST_S
+
+    def start(self) -> None:
+        """Take submissions from now on."""
+        self._workers = [
+            asyncio.create_task(self._work(), name=f"{self._account}-http-{number}")
+            for number in range(self._connections)
+        ]
+        self._events.link(Link(window=self._connections))
+
+    def submit(self, submission: Submission) -> None:
+        """Send it as soon as a worker is free. Beyond the window, and when stopped, it is handed
+        back at once (`retry`)."""
+        if not self._workers or self._open >= self._connections:
+            self._events.answered(submission.delivery, Answer("retry", code="window"))
+            return
+        self._open += 1
+        self._idle.clear()
+        self._queue.put_nowait(submission)
+
+    async def stop(self, drain_s: float) -> None:
+        """Wait for answers under way, then cut. What was on the wire is answered `unknown`, what
+        was still waiting `retry`."""
+        workers, self._workers = self._workers, []
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("http.cut", account=self._account, unanswered=self._open)
+        for task in [*workers, *([self._recovery] if self._recovery else [])]:
+            task.cancel()
+            await asyncio.wait([task])
+        while not self._queue.empty():
+            self._answered(self._queue.get_nowait(), Answer("retry", code="stopped"))
+        await self._client.close()
+
+    async def _work(self) -> None:
+        while True:
+            submission = await self._queue.get()
+            answer = Answer("unknown", code="stopped")
+            try:
+                answer = await self._sent(submission)
+            finally:
+                self._answered(submission, answer)
+
+    async def _sent(self, submission: Submission) -> Answer:
+        try:
+            outcome = await self._send(submission)
+        except NotSent as error:
+            self._down(error.message, config=False)
+            return Answer("retry", code=error.code)
+        except Unanswered as error:
+            return Answer("unknown", code=error.code)
+        except Exception as error:
+            # A bug in a provider must not end the worker. Its text may quote the message: not told.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{frame.filename}:{frame.lineno}"
+            _log.error("http.bug", account=self._account, error=type(error).__name__, at=place)
+            return Answer("unknown", code="internal")
+        self._backoff_s = BACKOFF_FIRST_S
+        if outcome.stop:
+            self._down(outcome.stop, config=True)
+        return outcome.answer
+
+    def _answered(self, submission: Submission, answer: Answer) -> None:
+        self._open -= 1
+        if not self._open:
+            self._idle.set()
+        self._events.counted("tact_provider_total", self._account, answer.kind)
+        self._events.answered(submission.delivery, answer)
+
+    def _down(self, reason: str, *, config: bool) -> None:
+        if self._recovery is not None or not self._workers:
+            return
+        _log.warning("http.down", account=self._account, reason=reason, config=config)
+        self._events.link(Link(window=0, reason=reason, config=config))
+        recovery = self._pause() if config else self._reach()
+        self._recovery = asyncio.create_task(recovery, name=f"{self._account}-http-recovery")
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(CONFIG_PAUSE_S)
+        self._up()
+
+    async def _reach(self) -> None:
+        while True:
+            await asyncio.sleep(self._backoff_s * (0.5 + self._chance.random() / 2))
+            self._backoff_s = min(self._backoff_s * 2, BACKOFF_MAX_S)
+            try:
+                await self._client.reach(self._url)
+            except NotSent:
+                continue  # told when it went down; tried until it is back
+            self._up()
+            return
+
+    def _up(self) -> None:
+        self._recovery = None
+        _log.info("http.up", account=self._account)
+        self._events.link(Link(window=self._connections))

@@ -1,0 +1,117 @@
+"""What the tests of HTTP providers share: events that remember, deliveries, a clock that stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from channels.provider import (
+    Answer,
+    Link,
+    Prepared,
+    ProviderInbound,
+    ProviderReceipt,
+    Stored,
+    Submission,
+)
+from hub.contract.types import Delivery
+
+NOW_MS = 1_795_000_000_000
+TOKEN = "0123456789abcdef-token"
+NUMBER = "+8613912345678"
+TEXT = "您的验证码 482913, hush!"
+
+
+class StillClock:
+    """Always the same moment."""
+
+    def now_ms(self) -> int:
+        return NOW_MS
+
+    def steady_s(self) -> float:
+        return 0.0
+
+
+class Told:
+    """Events that remember what they were told, and store as they are bidden."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Answer]] = {}
+        self.receipts: list[ProviderReceipt] = []
+        self.inbounds: list[ProviderInbound] = []
+        self.links: list[Link] = []
+        self.counts: dict[str, int] = {}
+        self.store: bool | None = True
+        """What is said of every report; None: nothing."""
+        self._news = asyncio.Event()
+
+    def answered(self, delivery: str, answer: Answer) -> None:
+        self.answers.setdefault(delivery, []).append(answer)
+        self._news.set()
+
+    def receipt(self, receipt: ProviderReceipt, stored: Stored) -> None:
+        self.receipts.append(receipt)
+        self._confirm(stored)
+
+    def inbound(self, inbound: ProviderInbound, stored: Stored) -> None:
+        self.inbounds.append(inbound)
+        self._confirm(stored)
+
+    def _confirm(self, stored: Stored) -> None:
+        if self.store is not None:
+            stored(self.store)
+        self._news.set()
+
+    def link(self, link: Link) -> None:
+        self.links.append(link)
+        self._news.set()
+
+    def counted(self, name: str, *labels: str) -> None:
+        assert name == "tact_provider_total"
+        self.counts[labels[-1]] = self.counts.get(labels[-1], 0) + 1
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 20) -> None:
+        """Wait until it holds; asked again whenever something was told."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def answer(self, delivery: str) -> Answer:
+        """The one answer to a submission."""
+        await self.until(lambda: delivery in self.answers)
+        (answer,) = self.answers[delivery]
+        return answer
+
+
+def delivery(
+    content: dict[str, Any] | None = None,
+    *,
+    id: str = "shop:order-1:1",
+    to: str = NUMBER,
+    category: str = "notice",
+) -> Delivery:
+    """A delivery for an SMS account."""
+    return Delivery(
+        id=id,
+        intent=id.split(":")[1],
+        app="shop",
+        customer="c1",
+        category=category,
+        priority=5,
+        channel="sms",
+        account="a",
+        to=to,
+        content=msgspec.Raw(msgspec.json.encode(content or {"text": TEXT})),
+        attempt=1,
+        at="2026-11-22T00:00:00Z",
+        expires_at="2026-11-23T00:00:00Z",
+    )
+
+
+def submission(prepared: Prepared, id: str = "shop:order-1:1") -> Submission:
+    """It, on its way; it expires in 90 s."""
+    return Submission(delivery=id, prepared=prepared, expires_ms=NOW_MS + 90_000)
