@@ -70,6 +70,9 @@ class Prepared(Struct, frozen=True):
     parts: tuple[Any, ...]
     """The provider's own, one for each unit that is accepted by itself (SMS: one a segment)."""
 
+    def __repr__(self) -> str:
+        return f"Prepared({self.units} units)"
+
 
 class Submission(Struct, frozen=True):
     """One delivery on its way to the provider."""
@@ -82,6 +85,9 @@ class Submission(Struct, frozen=True):
     accepted: tuple[str, ...] = ()
     """Of an earlier try that was refused half way: the provider's id of each part that it has
     taken, "" for those to be sent now. Empty: nothing was taken."""
+
+    def __repr__(self) -> str:
+        return f"Submission({self.delivery!r})"
 
 
 class Answer(Struct, frozen=True):
@@ -134,6 +140,9 @@ class ProviderInbound(Struct, frozen=True):
     """The customer asks not to be written to any more, by this channel's rules."""
     parts: int = 1
 
+    def __repr__(self) -> str:
+        return f"ProviderInbound({self.id!r})"
+
 
 class Link(Struct, frozen=True):
     """Whether the provider can work now, and how much it takes at once."""
@@ -167,6 +176,9 @@ class Events(Protocol):
 
 class Callback(Struct, frozen=True):
     """An HTTP request of the provider to us (receipts, inbound), received by the hub."""
+
+    def __repr__(self) -> str:
+        return f"Callback({self.method}, {len(self.body)} bytes)"
 
     method: str
     query: Mapping[str, str]

@@ -45,6 +45,44 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("channel", "account", "result"),
     ),
     "tact_unknown_total": ("counter", "Receipts that say unknown", ("channel",)),
+    "tact_account_commit_seconds": ("histogram", "One turn of a partition of accounts", ()),
+    "tact_account_waiting": ("gauge", "Deliveries that wait for an account", ("account",)),
+    "tact_account_open": ("gauge", "Submissions claimed and unanswered", ("account",)),
+    "tact_account_window": (
+        "gauge",
+        "Units an account's connection takes at once; 0 while there is none",
+        ("account",),
+    ),
+    "tact_account_circuit": ("gauge", "0 closed, 1 half open, 2 open", ("account",)),
+    "tact_account_throttled_seconds_total": (
+        "counter",
+        "Pauses that a provider has asked for",
+        ("account",),
+    ),
+    "tact_submissions_total": (
+        "counter",
+        "Answers of providers to submissions",
+        ("account", "answer"),
+    ),
+    "tact_unanswered_total": ("counter", "Submissions that may have been sent", ("account",)),
+    "tact_receipts_total": (
+        "counter",
+        "What accounts told of deliveries",
+        ("channel", "account", "status"),
+    ),
+    "tact_receipts_early_total": (
+        "counter",
+        "Receipts that came before the answer to their submission",
+        ("account",),
+    ),
+    "tact_handed_over_total": (
+        "counter",
+        "Deliveries handed to another account by one that cannot work",
+        ("account",),
+    ),
+    "tact_inbound_total": ("counter", "Messages of customers", ("account",)),
+    "tact_opt_outs_total": ("counter", "Customers who asked not to be written to", ("account",)),
+    "tact_provider_total": ("counter", "What a provider's connection met", ("account", "what")),
     "tact_intake_gaps_total": ("counter", "Readers recreated after a gap", ()),
 }
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -52,6 +90,7 @@ INPUTS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
 BOUNDS = {
     "tact_decision_seconds": SECONDS,
     "tact_commit_seconds": SECONDS,
+    "tact_account_commit_seconds": SECONDS,
     "tact_commit_intents": INPUTS,
 }
 

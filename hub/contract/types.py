@@ -213,6 +213,8 @@ class Delivery(Struct, omit_defaults=True, gc=False):
     at: str
     expires_at: str
     trace: str | None = None
+    via: str | None = None
+    """The account that was to send it and handed it over, because it could not work."""
 
 
 __all__ = [

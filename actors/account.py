@@ -1,0 +1,580 @@
+"""The account actor: when each delivery leaves by one sending identity, and what became of it.
+
+A pure state machine of (input, state, time). What it decides goes to `Effects`; a turn commits
+that, and only then anything is put on the wire or told. One delivery is one attempt:
+
+    waiting -> open -> accepted -> done          receipts: sent, then delivered, read or failed
+       ^        |  \\-> failed                    the provider refused it for good
+       |        |  \\-> unknown                   it left and no answer came
+       \\--------/ refused for the moment
+
+Claimed (`open`) durably before the provider is called: what a crash leaves open may have been sent,
+and is never sent again blindly. Source: docs/operations.md, "What becomes of a delivery"; ADR 6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from actors.account_gate import OPEN_AHEAD_MS, Gate
+from actors.account_queue import Entry, Queue
+from actors.account_state import (
+    ACCEPTED,
+    DONE,
+    OPEN,
+    UNKNOWN,
+    WAITING,
+    AccountState,
+    Attempt,
+    account_key,
+    attempt_key,
+    pack,
+    peer_key,
+    unpack_account,
+    unpack_peer,
+)
+from channels.accounts import AccountConfig
+from channels.provider import Answer, Link, Prepared, Submission, Unsendable
+from hub.contract.types import Delivery, FailureClass, ReceiptStatus
+from hub.policy.state import STATUS
+
+BODIES_KEPT = 1_024
+"""Bodies of waiting deliveries that an account keeps in memory; others are read again."""
+WAITING_MAX = 200_000
+"""Deliveries that may wait for one account. More are given back as `failed`, class `throttled`, so
+that their conversations go on without it."""
+RETRY_FIRST_MS = 1_000
+RETRY_MAX_MS = 60_000
+THROTTLE_MS = 1_000
+"""Pause after a slow-down that names no time."""
+NOT_LEFT_MS = 200
+"""Before another try of what never left: the connection was lost under it."""
+FAILOVER_LOOK_MS = 1_000
+"""Between two looks whether a lost connection has been lost for too long."""
+HAND_OVER_TURN = 1_024
+"""Deliveries handed to another account in one turn: a few messages of a batch."""
+ENDED_TURN = 1_000
+"""Deliveries given back in one turn: their receipts must fit a log record."""
+LINGER_MS = 120_000
+"""How long the end of an attempt is remembered for receipts that contradict it."""
+OWN = "tact"
+"""The `app` of what the account itself sends (answers to refusals); nobody is told of it."""
+
+
+class Effects(Protocol):
+    """What an account's decision may cause. Nothing here happens before the turn is committed."""
+
+    def load(self, key: str) -> bytes | None:
+        """A packed value of this partition."""
+
+    def store(self, key: str, value: bytes | None) -> None:
+        """Replace or (None) remove one."""
+
+    def wake(self, at_ms: int, key: str) -> None:
+        """Look at an attempt again at this time."""
+
+    def tell(
+        self,
+        delivery: str,
+        attempt: Attempt,
+        status: ReceiptStatus,
+        at_ms: int,
+        failure: FailureClass | None,
+        code: str,
+    ) -> None:
+        """A receipt for the conversation."""
+
+    def fetch(self, account: Account, entry: Entry) -> None:
+        """Read a body again; `loaded()` is called with it."""
+
+    def hand_over(self, entry: Entry, account: str) -> None:
+        """Put the delivery before another account, in the same commit."""
+
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
+        """Add to a metric of `hub.metrics.TABLE`."""
+
+
+class Account:
+    """One account, in memory as long as it has something to do.
+
+    `prepare` is the provider's; `resend` whether it removes repeats by the delivery's id.
+    """
+
+    __slots__ = (
+        "_bodies",
+        "_doomed",
+        "_effects",
+        "_prepare",
+        "_resend",
+        "_soon_units",
+        "claimed",
+        "departing",
+        "gate",
+        "name",
+        "next_ms",
+        "open",
+        "open_units",
+        "overdue",
+        "queue",
+    )
+
+    def __init__(
+        self,
+        config: AccountConfig,
+        effects: Effects,
+        prepare: Callable[[Delivery], Prepared],
+        now: int,
+        *,
+        resend: bool,
+    ) -> None:
+        self.name = config.name
+        self.queue = Queue()
+        self.open: dict[str, Entry] = {}
+        """Claimed: about to leave, or unanswered."""
+        self.open_units = 0
+        self.departing: deque[Entry] = deque()
+        """Claimed and committed, not on the wire yet."""
+        self.next_ms = math.inf
+        """When it wants to be asked again although nothing has happened."""
+        self._effects = effects
+        self._prepare = prepare
+        self._resend = resend
+        self._bodies = 0
+        self.claimed: list[Entry] = []
+        """Claimed in this turn, to depart after its commit."""
+        self.overdue: list[Entry] = []
+        """Claimed, and expired before they could leave."""
+        self._soon_units = 0
+        """Of what is claimed and has not left."""
+        self._doomed: deque[str] = deque()
+        """What waits and would expire before a used-up limit lets it go."""
+        used = effects.load(account_key(config.name))
+        self.gate = Gate(config, b"" if used is None else unpack_account(used).quota, now)
+
+    @property
+    def config(self) -> AccountConfig:
+        """As it is configured now."""
+        return self.gate.config
+
+    def configure(self, config: AccountConfig, now: int) -> None:
+        """Take a configuration that was reloaded."""
+        self.gate.configure(config, now)
+
+    # ---- deliveries ----------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery, attempt: Attempt, now: int) -> None:
+        """A delivery that has just been read from the ledger."""
+        key = attempt_key(delivery.id)
+        if self._effects.load(key) is not None:
+            self._effects.count("tact_ignored_total", "delivery-repeated")
+            return
+        if self.queue.size >= WAITING_MAX:
+            self._end(delivery.id, attempt, "failed", now, "throttled", "backlog-full")
+            return
+        if self.gate.blocked_ms > now and 0 < attempt.expires_ms <= self.gate.blocked_ms:
+            self._end(delivery.id, attempt, "failed", now, "throttled", self.gate.blocked_by)
+            return
+        entry = Entry(delivery.id, attempt, delivery)
+        if self._bodies >= BODIES_KEPT:
+            entry.delivery = None
+        else:
+            self._bodies += 1
+        self.queue.add(entry)
+        self._effects.store(key, pack(attempt))
+        if attempt.expires_ms:
+            self._effects.wake(attempt.expires_ms, key)
+
+    def restore(self, delivery: str, attempt: Attempt, now: int) -> None:
+        """An attempt found in the ledger by a new owner."""
+        if attempt.state == OPEN:
+            self._lost_sight(delivery, attempt, now)
+        elif attempt.state == WAITING:
+            entry = Entry(delivery, attempt, None)
+            self.queue.add(entry)
+            if attempt.wake_ms > now:
+                self.queue.postpone(entry, attempt.wake_ms)
+        if attempt.state != DONE and attempt.expires_ms and attempt.state == WAITING:
+            self._effects.wake(attempt.expires_ms, attempt_key(delivery))
+
+    def loaded(self, entry: Entry, delivery: Delivery | None, now: int) -> None:
+        """The body that was asked for; None when the ledger no longer has it."""
+        entry.fetching = False
+        if entry.id not in self.queue.by_id:
+            pass  # it expired meanwhile
+        elif delivery is None:
+            self.queue.drop(entry)
+            self._effects.count("tact_bodies_lost_total")
+            self._end(entry.id, entry.attempt, "failed", now, "expired", "body-lost")
+        else:
+            entry.delivery = delivery
+            self._bodies += 1
+        self.queue.free(entry.attempt.customer)
+
+    def refuse(self, delivery: str, failure: FailureClass, code: str, now: int) -> None:
+        """Give back what waits: its time ran out, or the account is no more."""
+        entry = self.queue.by_id.get(delivery)
+        if entry is not None:
+            self._forget(entry)
+            self._end(delivery, entry.attempt, "failed", now, failure, code)
+
+    # ---- claiming --------------------------------------------------------------------------------
+
+    def claim_due(self, now: int) -> None:
+        """Claim what may leave within OPEN_AHEAD_MS; sets `next_ms`."""
+        self.next_ms = math.inf
+        self._drop_overdue(now)
+        self._drop_doomed(now)
+        if self.config.failover is not None:
+            if self.gate.link.window <= 0:
+                self.next_ms = now + FAILOVER_LOOK_MS
+            if self.gate.broken(now):
+                self._hand_over(now)
+        while (entry := self.queue.next(now)) is not None:
+            wait_ms = self.gate.ready_ms(
+                entry.attempt.units, self.open_units, self._soon_units, now
+            )
+            if wait_ms > now:
+                self.next_ms = min(self.next_ms, wait_ms)
+                return
+            self._claim(entry, now)
+        self.next_ms = min(self.next_ms, self.queue.next_ms())
+
+    def _claim(self, entry: Entry, now: int) -> None:
+        """Claim one, or say why not: failed, postponed, or its body is fetched first."""
+        attempt = entry.attempt
+        if attempt.expires_ms and attempt.expires_ms <= now:
+            self._forget(entry)
+            self._end(entry.id, attempt, "failed", now, "expired", "")
+            return
+        if entry.delivery is None:
+            entry.fetching = True
+            self.queue.hold(entry)
+            self._effects.fetch(self, entry)
+            return
+        if entry.prepared is None and not self._made_ready(entry, now):
+            return
+        if self.gate.counts_recipients:
+            self._recall(attempt.recipient, now)
+        ready = self.gate.quota_ready(attempt, now)
+        if ready.at_ms > now:
+            if attempt.expires_ms and ready.at_ms >= attempt.expires_ms:
+                self._forget(entry)
+                self._end(entry.id, attempt, "failed", now, "throttled", ready.limit)
+            elif ready.scope == "account":
+                self._block(ready.at_ms, ready.limit, now)
+            else:
+                self.queue.postpone(entry, min(ready.at_ms, now + 3_600_000.0))
+            return
+        self.gate.claimed(attempt, now)
+        entry.quota_ms = now
+        attempt.state, attempt.opened_ms, attempt.wake_ms = OPEN, now, 0
+        self.queue.take(entry)
+        self.open[entry.id] = entry
+        self.open_units += attempt.units
+        self._soon_units += attempt.units
+        self.claimed.append(entry)
+        self._effects.store(attempt_key(entry.id), pack(attempt))
+        self._store_quota(now)
+
+    def _recall(self, recipient: str, now: int) -> None:
+        """What the limits per recipient have counted, if a former owner did."""
+        quota = self.gate.quota
+        if quota.recipient_dump(recipient) is None:
+            packed = self._effects.load(peer_key(self.name, recipient))
+            if packed is not None and (used := unpack_peer(packed).quota):
+                quota.recipient_load(recipient, used, now)
+
+    def _made_ready(self, entry: Entry, now: int) -> bool:
+        assert entry.delivery is not None
+        try:
+            entry.prepared = prepared = self._prepare(entry.delivery)
+        except Unsendable as error:
+            self._forget(entry)
+            self._end(entry.id, entry.attempt, "failed", now, error.failure, error.provider_code)
+            return False
+        entry.attempt.recipient, entry.attempt.units = prepared.recipient, prepared.units
+        return True
+
+    def _block(self, until_ms: float, limit: str, now: int) -> None:
+        """A limit of the whole account is used up. What would expire before is given back now, so
+        that its conversation goes on without this account."""
+        self.gate.blocked_ms, self.gate.blocked_by = until_ms, limit
+        self._doomed.extend(e.id for e in self.queue if 0 < e.attempt.expires_ms <= until_ms)
+        self._drop_doomed(now)
+
+    def _drop_doomed(self, now: int) -> None:
+        for _ in range(min(len(self._doomed), ENDED_TURN)):
+            entry = self.queue.by_id.get(self._doomed.popleft())
+            if entry is not None and not entry.fetching:
+                self._forget(entry)
+                self._end(entry.id, entry.attempt, "failed", now, "throttled", self.gate.blocked_by)
+        if self._doomed:
+            self.next_ms = now
+
+    def _drop_overdue(self, now: int) -> None:
+        for entry in self.overdue:
+            attempt = entry.attempt
+            self.gate.returned(attempt, entry.quota_ms)
+            self._close(entry)
+            self._end(entry.id, attempt, "failed", now, "expired", "")
+        self.overdue.clear()
+
+    def _store_quota(self, now: int) -> None:
+        if self.gate.counts:
+            state = AccountState(self.gate.quota.dump(now))
+            self._effects.store(account_key(self.name), pack(state))
+
+    def committed(self) -> None:
+        """What was claimed is claimed for good: it may leave."""
+        self.departing.extend(self.claimed)
+        self.claimed.clear()
+
+    # ---- leaving ---------------------------------------------------------------------------------
+
+    def depart(self, now: float, submit: Callable[[Submission], None]) -> float:
+        """Put on the wire what is due; returns when the next is (infinite: none is)."""
+        later: list[Entry] = []
+        next_ms = math.inf
+        while self.departing and self.gate.link.window > 0:
+            entry = self.departing[0]
+            attempt = entry.attempt
+            if 0 < attempt.expires_ms <= now:
+                self.overdue.append(self.departing.popleft())
+                self._soon_units -= attempt.units
+                continue
+            ready = self.gate.departure(attempt, now)
+            if ready.at_ms > now:
+                next_ms = min(next_ms, ready.at_ms)
+                if ready.scope == "account":
+                    break
+                later.append(self.departing.popleft())
+                continue
+            self.departing.popleft()
+            self._soon_units -= attempt.units
+            self.gate.departed(attempt, entry.quota_ms, now)
+            entry.quota_ms = entry.left_ms = now
+            assert entry.prepared is not None
+            accepted = tuple(attempt.ids)
+            submit(Submission(entry.id, entry.prepared, attempt.expires_ms, accepted))
+        self.departing.extendleft(reversed(later))
+        return now if self.overdue else next_ms
+
+    def take_back(self, now: int) -> None:
+        """What is claimed and has not left waits again: the connection is gone, or we stop."""
+        for entry in [*self.departing, *self.claimed]:
+            attempt = entry.attempt
+            self.gate.returned(attempt, entry.quota_ms)
+            self._again(entry, now, 0)
+        if self.departing or self.claimed:
+            self._store_quota(now)
+        self._soon_units = 0
+        self.departing.clear()
+        self.claimed.clear()
+
+    # ---- what the provider says ------------------------------------------------------------------
+
+    def answered(self, delivery: str, answer: Answer, now: int) -> Entry | None:
+        """The answer to a submission. Returns its entry; None for one that nobody waits for."""
+        entry = self.open.get(delivery)
+        if entry is None or not entry.left_ms:
+            self._effects.count("tact_ignored_total", "answer-unmatched")
+            return None
+        self._effects.count("tact_submissions_total", self.name, answer.kind)
+        attempt = entry.attempt
+        if any(answer.provider_ids):
+            attempt.ids = list(answer.provider_ids)
+        self.gate.heard(answer, now)
+        if answer.kind == "accepted":
+            self._accepted(entry, answer, now)
+        elif answer.kind == "failed":
+            failure = answer.failure or "provider"
+            self._close(entry)
+            self._end(delivery, attempt, "failed", now, failure, answer.code)
+        elif answer.kind == "unknown":
+            self._close(entry)
+            self._lost_sight(delivery, attempt, now, entry)
+        else:
+            self._refused(entry, answer, now)
+        return entry
+
+    def _accepted(self, entry: Entry, answer: Answer, now: int) -> None:
+        attempt = entry.attempt
+        self._close(entry)
+        attempt.receipts = answer.receipts
+        if not attempt.receipts:
+            self._end(entry.id, attempt, "sent", now, None, answer.code)
+            return
+        attempt.state = ACCEPTED
+        attempt.wake_ms = now + self.config.ms("receipts_for")
+        self._effects.wake(attempt.wake_ms, attempt_key(entry.id))
+        self.tell(entry.id, attempt, "sent", now, None, answer.code)
+        self._effects.store(attempt_key(entry.id), pack(attempt))
+
+    def _refused(self, entry: Entry, answer: Answer, now: int) -> None:
+        """Not taken for the moment: `retry` or `throttled`."""
+        attempt = entry.attempt
+        if answer.kind == "throttled":
+            wait_ms = answer.retry_after_ms or THROTTLE_MS
+            key = {"app": attempt.app, "recipient": attempt.recipient}.get(answer.scope, "")
+            added_ms = self.gate.pause(answer.scope, key, wait_ms, now)
+            if added_ms:
+                self._effects.count(
+                    "tact_account_throttled_seconds_total", self.name, by=added_ms / 1000
+                )
+                if wait_ms > OPEN_AHEAD_MS:
+                    self.take_back(now)
+        elif answer.code:
+            attempt.tries += 1
+            backoff_ms = min(RETRY_FIRST_MS << min(attempt.tries - 1, 16), RETRY_MAX_MS)
+            wait_ms = answer.retry_after_ms or backoff_ms
+        else:  # it never left
+            wait_ms = answer.retry_after_ms or NOT_LEFT_MS
+        if attempt.tries >= self.config.tries:
+            self._close(entry)
+            self._end(entry.id, attempt, "failed", now, "provider", answer.code)
+        elif attempt.expires_ms and now + wait_ms >= attempt.expires_ms:
+            self._close(entry)
+            failure: FailureClass = "throttled" if answer.kind == "throttled" else "expired"
+            self._end(entry.id, attempt, "failed", now, failure, answer.code)
+        else:
+            self._again(entry, now, wait_ms)
+
+    def _again(self, entry: Entry, now: int, wait_ms: int) -> None:
+        """Back into the queue, at its own place."""
+        attempt = entry.attempt
+        self.open.pop(entry.id, None)
+        self.open_units -= attempt.units
+        attempt.state, attempt.wake_ms = WAITING, now + wait_ms
+        entry.left_ms = 0.0
+        self.queue.add(entry)
+        self.queue.free(attempt.customer, attempt.wake_ms if wait_ms else 0.0)
+        self._effects.store(attempt_key(entry.id), pack(attempt))
+
+    def _lost_sight(
+        self, delivery: str, attempt: Attempt, now: int, entry: Entry | None = None
+    ) -> None:
+        """It may have been sent. Again only under a key by which the provider removes repeats."""
+        if self._resend:
+            attempt.tries += 1
+            self._return_unknown(delivery, attempt, now, entry)
+            return
+        attempt.state = UNKNOWN
+        attempt.wake_ms = now + self.config.ms("unknown_after")
+        self._effects.wake(attempt.wake_ms, attempt_key(delivery))
+        self._effects.store(attempt_key(delivery), pack(attempt))
+        self._effects.count("tact_unanswered_total", self.name)
+
+    def _return_unknown(
+        self, delivery: str, attempt: Attempt, now: int, entry: Entry | None = None
+    ) -> None:
+        entry = entry or Entry(delivery, attempt, None)
+        self._bodies += entry.delivery is not None
+        entry.left_ms = 0.0
+        attempt.state, attempt.wake_ms = WAITING, now
+        self.queue.add(entry)
+        self._effects.store(attempt_key(delivery), pack(attempt))
+
+    def give_up_waiting(self, delivery: str, attempt: Attempt, now: int) -> None:
+        """The deadline of an unanswered or accepted attempt has passed without a receipt."""
+        if attempt.state == UNKNOWN:
+            expired = bool(attempt.expires_ms) and attempt.expires_ms <= now
+            if self.config.duplicates == "allow" and not expired:
+                self._return_unknown(delivery, attempt, now)
+            else:
+                self._end(delivery, attempt, "unknown", now, None, "no-answer")
+        elif attempt.state == ACCEPTED:
+            self._effects.count("tact_ignored_total", "receipt-never-came")
+            self._linger(delivery, attempt, now)
+
+    def changed(self, link: Link, now: int) -> None:
+        """The connection: gone, back, or with another window."""
+        if self.gate.changed(link, now):
+            self.take_back(now)
+
+    # ---- failover --------------------------------------------------------------------------------
+
+    def _hand_over(self, now: int) -> None:
+        """While it cannot work: what waits goes to the other account, in its order.
+
+        Not what a provider may have parts of, nor what was handed over before: that waits here.
+        """
+        target = self.config.failover
+        assert target is not None
+        handed = 0
+        for entry in sorted(self.queue, key=lambda entry: entry.order):
+            if entry.attempt.ids or entry.fetching or entry.attempt.app == OWN:
+                continue
+            if handed >= HAND_OVER_TURN:
+                self.next_ms = now
+                return
+            handed += 1
+            if entry.delivery is None:
+                entry.fetching = True
+                self.queue.hold(entry)
+                self._effects.fetch(self, entry)
+            elif entry.delivery.via is None:
+                self._forget(entry)
+                self._effects.store(attempt_key(entry.id), None)
+                self._effects.hand_over(entry, target)
+                self._effects.count("tact_handed_over_total", self.name)
+
+    # ---- ends ------------------------------------------------------------------------------------
+
+    def _forget(self, entry: Entry) -> None:
+        """It leaves the queue for another reason than being sent."""
+        self.queue.drop(entry)
+        if entry.delivery is not None:
+            self._bodies -= 1
+
+    def _close(self, entry: Entry) -> None:
+        """The provider has answered: the conversation's next may go."""
+        self.open.pop(entry.id)
+        self.open_units -= entry.attempt.units
+        self._bodies -= 1
+        self.queue.free(entry.attempt.customer)
+
+    def _end(
+        self,
+        delivery: str,
+        attempt: Attempt,
+        status: ReceiptStatus,
+        now: int,
+        failure: FailureClass | None,
+        code: str,
+    ) -> None:
+        self.tell(delivery, attempt, status, now, failure, code)
+        self._linger(delivery, attempt, now)
+
+    def tell(
+        self,
+        delivery: str,
+        attempt: Attempt,
+        status: ReceiptStatus,
+        at_ms: int,
+        failure: FailureClass | None = None,
+        code: str = "",
+    ) -> bool:
+        """Tell the conversation, if it is news: a state only moves forward."""
+        if STATUS[status] <= attempt.told:
+            self._effects.count("tact_ignored_total", "receipt-behind")
+            return False
+        attempt.told = STATUS[status]
+        if attempt.app != OWN:
+            self._effects.tell(delivery, attempt, status, at_ms, failure, code)
+        return True
+
+    def finish(self, delivery: str, attempt: Attempt, now: int) -> None:
+        """Receipts have said the last word."""
+        waiting = self.queue.by_id.get(delivery)
+        if waiting is not None:  # it was to be sent again, and had arrived after all
+            self._forget(waiting)
+        self._linger(delivery, attempt, now)
+
+    def _linger(self, delivery: str, attempt: Attempt, now: int) -> None:
+        attempt.state, attempt.wake_ms = DONE, now + LINGER_MS
+        key = attempt_key(delivery)
+        self._effects.wake(attempt.wake_ms, key)
+        self._effects.store(key, pack(attempt))

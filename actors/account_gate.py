@@ -1,0 +1,166 @@
+"""Whether and when an account may send: its connection, its limits, its circuit, in one place."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from actors.account_state import Attempt
+from actors.breaker import Breaker, BreakerSettings
+from actors.pacer import Pacer
+from actors.quota import Quota
+from actors.window import SHORT_MS, Limit, Ready, Scope, parse_limit
+from channels.accounts import AccountConfig
+from channels.provider import Answer, Link
+
+OPEN_AHEAD_MS = 50.0
+"""Attempts are claimed this long before their departure: a commit takes less, so that departures
+are on time although each is durable first."""
+BLOCKED_LOOK_MS = 60_000.0
+"""A limit that is used up is asked again at least this often: clocks are set."""
+
+
+class Gate:
+    """Pacer (short limits, asked at departure), quota (long ones, counted at the claim), breaker
+    and link of one account."""
+
+    __slots__ = (
+        "blocked_by",
+        "blocked_ms",
+        "breaker",
+        "config",
+        "counts",
+        "counts_recipients",
+        "link",
+        "pacer",
+        "quota",
+    )
+
+    def __init__(self, config: AccountConfig, used: bytes, now: int) -> None:
+        """`used`: what `dump` of an earlier owner said."""
+        self.link = Link(0, "not connected yet")
+        self.blocked_by = ""
+        """Which limit of the whole account lets nothing leave, until `blocked_ms`."""
+        self._configure(config, used, now)
+
+    def configure(self, config: AccountConfig, now: int) -> None:
+        """Take a reloaded configuration. What was used up of the limits stays so."""
+        self._configure(config, self.quota.dump(now), now)
+
+    def _configure(self, config: AccountConfig, used: bytes, now: int) -> None:
+        self.config = config
+        limits = limits_of(config)
+        self.pacer = Pacer(limits)
+        self.pacer.restarted(now)
+        self.quota = Quota(limits, config.timezone)
+        if used:
+            self.quota.load(used, now)
+        self.counts = any(limit.window_ms > SHORT_MS or limit.calendar for limit in limits)
+        """Whether there is anything to remember."""
+        self.counts_recipients = any(limit.per == "recipient" for limit in limits)
+        self.breaker = Breaker(_breaker_settings(config))
+        self.breaker.link(self.link.window > 0, now)
+        self.blocked_ms = 0.0
+
+    # ---- asking ----------------------------------------------------------------------------------
+
+    def ready_ms(self, units: int, open_units: int, soon_units: int, now: int) -> float:
+        """When the account may claim another of so many units: `now` for at once, infinite until
+        it is told something.
+
+        `open_units`: claimed and unanswered; `soon_units`: of these, not on the wire yet.
+        """
+        if self.link.window <= 0 or (open_units and open_units + units > self.link.window):
+            return math.inf
+        if self.blocked_ms > now:
+            return min(self.blocked_ms, now + BLOCKED_LOOK_MS)
+        allowed = self.breaker.ready_ms(now)
+        if allowed > now:
+            return allowed
+        paused = self.pacer.paused_until(now)
+        if paused > now + OPEN_AHEAD_MS:
+            return paused - OPEN_AHEAD_MS
+        if soon_units and self.pacer.allowance(now, OPEN_AHEAD_MS) <= soon_units:
+            return now + OPEN_AHEAD_MS / 2
+        return now
+
+    def quota_ready(self, attempt: Attempt, now: int) -> Ready:
+        """When the long limits let it be claimed."""
+        return self.quota.ready(attempt.app, attempt.recipient, attempt.units, now)
+
+    def departure(self, attempt: Attempt, now: float) -> Ready:
+        """When the short limits let it leave."""
+        return self.pacer.ready(attempt.app, attempt.recipient, attempt.units, now)
+
+    def broken(self, now: int) -> bool:
+        """It cannot send, and not only for a moment."""
+        return self.link.config or self.breaker.state(now) == "open"
+
+    # ---- counting --------------------------------------------------------------------------------
+
+    def claimed(self, attempt: Attempt, now: float) -> None:
+        """An attempt is claimed."""
+        self.quota.take(attempt.app, attempt.recipient, attempt.units, now)
+        self.breaker.sent(now)
+
+    def returned(self, attempt: Attempt, claimed_ms: float) -> None:
+        """What was claimed at that time will not leave."""
+        self.quota.give_back(attempt.app, attempt.recipient, attempt.units, claimed_ms)
+        self.breaker.unsent()
+
+    def departed(self, attempt: Attempt, claimed_ms: float, now: float) -> None:
+        """It leaves now."""
+        self.pacer.take(attempt.app, attempt.recipient, attempt.units, now)
+        self.quota.move(attempt.app, attempt.recipient, attempt.units, claimed_ms, now)
+
+    # ---- what the provider says ------------------------------------------------------------------
+
+    def heard(self, answer: Answer, now: int) -> None:
+        """How the provider does. That it refuses a message, or a pace, says that it works."""
+        if answer.kind == "unknown" or answer.failure in ("provider", "config"):
+            self.breaker.failed(now)
+        elif answer.kind in ("accepted", "failed"):
+            self.breaker.succeeded(now)
+        else:
+            self.breaker.unsent()
+
+    def pause(self, scope: Scope, key: str, wait_ms: int, now: int) -> float:
+        """A slow-down, learned once for the whole scope; returns the ms by which the account's
+        pause has grown: those that were in flight beside the first add nothing."""
+        before = max(float(now), self.pacer.paused_until(now))
+        self.pacer.pause(scope, key, now + wait_ms)
+        if scope in ("app", "recipient"):
+            return 0.0
+        if before <= now:
+            self.pacer.throttled(now)
+        return max(0.0, now + wait_ms - before)
+
+    def changed(self, link: Link, now: int) -> bool:
+        """The connection; returns whether it has just been lost."""
+        was_up, self.link = self.link.window > 0, link
+        self.breaker.link(link.window > 0, now)
+        return was_up and link.window <= 0
+
+
+def limits_of(config: AccountConfig) -> tuple[Limit, ...]:
+    """The limits in force for an account. Raises ConfigError."""
+    return tuple(
+        parse_limit(text, per, f"account {config.name}: limits.{per}")
+        for per in ("account", "app", "recipient")
+        for text in config.limits_of(per)
+    )
+
+
+@lru_cache(maxsize=256)
+def _settings_of(failures: int, down_ms: int, open_ms: int, open_max_ms: int) -> BreakerSettings:
+    """One object for all accounts that are configured alike."""
+    return BreakerSettings(failures, down_ms, open_ms, open_max_ms)
+
+
+def _breaker_settings(config: AccountConfig) -> BreakerSettings:
+    return _settings_of(
+        config.breaker.failures,
+        config.ms("breaker.link"),
+        config.ms("breaker.open"),
+        config.ms("breaker.open_max"),
+    )

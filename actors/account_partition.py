@@ -1,0 +1,391 @@
+"""A partition of accounts in the memory of its owner, and what one turn changes of it.
+
+The same shape as a partition of conversations: packed values by key, a checkpoint, a fence and a
+heap of wake-ups; memory runs ahead of the ledger by the turn in flight and is dropped whole when a
+commit is refused. Source: ADR 6.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from actors.account import OWN, Account
+from actors.account_queue import Entry
+from actors.account_receipts import forget_ids
+from actors.account_state import (
+    ACCEPTED,
+    DONE,
+    STATE_NAMES,
+    UNKNOWN,
+    WAITING,
+    Attempt,
+    Outbound,
+    attempt_key,
+    pack,
+    unpack_attempt,
+    unpack_early,
+    unpack_outbound,
+    unpack_seen,
+)
+from channels.provider import ProviderInbound, Stored
+from hub.contract.subjects import account_log, account_partition
+from hub.contract.times import rfc3339
+from hub.contract.types import Delivery, DndSet, FailureClass, Inbound, Receipt, ReceiptStatus
+from hub.ledger.port import PartitionImage
+from hub.metrics import Series
+
+SOURCE = "accounts"
+"""Who publishes the receipts, inbound messages and commands of accounts."""
+PEERS_MAX = 1_000_000
+"""Addresses of one partition whose customer is remembered; then those longest unused are
+forgotten, a tenth at a time."""
+
+_encode = msgspec.json.encode
+
+
+class AccountPartition:
+    """What one owner knows of one partition of accounts. Implements `actors.account.Effects` and
+    `actors.account_receipts.Heard`."""
+
+    def __init__(self, image: PartitionImage, partitions: int) -> None:
+        self.log = image.partition
+        """The number of its log: `hub.contract.subjects.account_log`."""
+        self.number = image.partition - partitions
+        self.partitions = partitions
+        self.epoch = image.epoch
+        self.fence = image.fence
+        self.at_ms = image.at_ms
+        self.checkpoint = dict(image.checkpoint)
+        self.states = image.states
+        self.log_bytes = image.log_bytes
+        self.snapshot_bytes = 0
+        self.lost = False
+        self.accounts: dict[str, Account] = {}
+        self.wakes: list[tuple[int, str]] = []
+        """Heap of (time, key); an entry is stale when its value says another time."""
+        self.unsent: dict[str, list[Outbound]] = {}
+        """By outbox key: stored, and not yet told to INTAKE."""
+        self.fetches: list[tuple[Account, Entry]] = []
+        self.woken: dict[str, Account] = {}
+        """Accounts that may claim again, because of something that was due."""
+        self.turns = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.changed: dict[str, bytes | None] = {}
+        self.changed_bytes = 0
+        self.outbound: list[Outbound] = []
+        self.handed: list[Delivery] = []
+        self.stored: list[Stored] = []
+        """To be called when the turn is committed."""
+        self.counted: Counter[Series] = Counter()
+        self.moved = False
+        """The checkpoint has moved."""
+
+    # ---- the turn --------------------------------------------------------------------------------
+
+    @property
+    def touched(self) -> bool:
+        """Whether the turn has anything to commit."""
+        return bool(self.changed or self.outbound or self.stored or self.moved)
+
+    def close(self, now: int) -> TurnChanges:
+        """End the turn: what is to be committed. The next one begins."""
+        self.at_ms = max(self.at_ms, now)
+        self.turns += 1
+        key = f"o:{self.epoch}-{self.turns}"
+        if self.outbound:
+            self.store(key, pack(self.outbound))
+            self.unsent[key] = self.outbound
+        changes = TurnChanges(self, key if self.outbound else "")
+        self._begin()
+        return changes
+
+    def settled(self, key: str) -> None:
+        """All of an outbox entry is stored in INTAKE: the next turn forgets it."""
+        if self.unsent.pop(key, None) is not None:
+            self.store(key, None)
+
+    def passed(self, channel: str, sequence: int) -> None:
+        """A message of a channel has been taken."""
+        self.checkpoint[channel] = sequence
+        self.moved = True
+
+    # ---- effects ---------------------------------------------------------------------------------
+
+    def load(self, key: str) -> bytes | None:
+        return self.states.get(key)
+
+    def store(self, key: str, value: bytes | None) -> None:
+        before = self.changed.get(key)
+        self.changed_bytes += len(key) + len(value or b"") - len(before or b"")
+        self.changed[key] = value
+        if value is None:
+            self.states.pop(key, None)
+        else:
+            self.states[key] = value
+
+    def wake(self, at_ms: int, key: str) -> None:
+        heapq.heappush(self.wakes, (at_ms, key))
+        if len(self.wakes) > 1_024 + 3 * len(self.states):
+            self._drop_stale()
+
+    def tell(
+        self,
+        delivery: str,
+        attempt: Attempt,
+        status: ReceiptStatus,
+        at_ms: int,
+        failure: FailureClass | None,
+        code: str,
+    ) -> None:
+        ids = [one for one in attempt.ids if one]
+        receipt = _Told(
+            delivery,
+            attempt.customer,
+            status,
+            rfc3339(at_ms),
+            failure,
+            code[:64] or None,
+            ids[0][:128] if ids else None,
+        )
+        payload = _encode(receipt)
+        self._send("receipt", attempt.customer, f"{delivery}/{status}", payload)
+        labels = (attempt.channel, attempt.account, status)
+        self.counted["tact_receipts_total", labels] += 1
+
+    def fetch(self, account: Account, entry: Entry) -> None:
+        self.fetches.append((account, entry))
+
+    def hand_over(self, entry: Entry, account: str) -> None:
+        assert entry.delivery is not None
+        delivery = msgspec.structs.replace(
+            entry.delivery, account=account, via=entry.delivery.account
+        )
+        self.handed.append(delivery)
+
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
+        self.counted[name, labels] += by  # type: ignore[assignment]
+
+    # ---- what customers say --------------------------------------------------------------------
+
+    def inbound(self, account: Account, customer: str, inbound: ProviderInbound, id: str) -> None:
+        message = Inbound(
+            id=id[:128],
+            channel=account.config.channel,
+            account=account.name,
+            customer=customer,
+            content={key: msgspec.Raw(_encode(value)) for key, value in inbound.content.items()},
+            at=_aware(inbound.at_ms),
+        )
+        self._send("inbound", customer, f"{account.name}/in/{id}", _encode(message))
+
+    def opt_out(self, account: Account, customer: str, id: str, at_ms: int) -> None:
+        channel = account.config.channel
+        scope = "all" if account.config.opt_out.scope == "all" else f"channel:{channel}"
+        name = f"optout-{id}"[:64]
+        command = DndSet(id=name, app=SOURCE, customer=customer, scope=scope)
+        self._send("command", customer, f"{account.name}/{name}", _encode(command))
+        self.count("tact_opt_outs_total", account.name)
+
+    def reply(self, account: Account, customer: str, to: str, id: str, text: str) -> None:
+        """The answer to a refusal: an attempt without an intent, claimed like any other."""
+        attempt = Attempt(
+            account=account.name,
+            channel=account.config.channel,
+            customer=customer,
+            app=OWN,
+            priority=9,
+            sequence=0,
+            place=self.turns,
+            expires_ms=0,
+            recipient=to,
+        )
+        delivery = own_delivery(f"{OWN}:reply-{id[:40]}:1", attempt, text, self.at_ms)
+        account.take(delivery, attempt, self.at_ms)
+
+    def _send(self, lane: str, customer: str, message_id: str, payload: bytes) -> None:
+        self.outbound.append(Outbound(lane, customer, message_id, payload))
+        self.changed_bytes += len(payload) + 64
+
+    # ---- time ------------------------------------------------------------------------------------
+
+    def due(self, now: int, most: int) -> None:
+        """Carry out up to `most` wake-ups."""
+        while self.wakes and self.wakes[0][0] <= now and most > 0:
+            at, key = heapq.heappop(self.wakes)
+            most -= 1
+            packed = self.states.get(key)
+            if packed is None:
+                continue
+            if key.startswith("a:"):
+                self._attempt_due(key[2:], unpack_attempt(packed), at, now)
+            elif key.startswith("q:"):
+                kept = [one for one in unpack_early(packed) if one.kept_ms > now - 600_000]
+                self.count("tact_ignored_total", "receipt-unmatched")
+                self.store(key, pack(kept) if kept else None)
+            elif key.startswith("i:") and unpack_seen(packed).until_ms <= now:
+                self.store(key, None)
+
+    def _attempt_due(self, delivery: str, attempt: Attempt, at: int, now: int) -> None:
+        if attempt.state == WAITING and 0 < attempt.expires_ms <= now:
+            account = self.accounts.get(attempt.account)
+            if account is not None:
+                account.refuse(delivery, "expired", "", now)
+                self.woken[account.name] = account
+        elif attempt.wake_ms != at:
+            return  # stale: something has happened since
+        elif attempt.state == DONE:
+            self.store(attempt_key(delivery), None)
+            forget_ids(self, attempt)
+        elif attempt.state in (UNKNOWN, ACCEPTED):
+            account = self.accounts.get(attempt.account)
+            if account is not None:
+                account.give_up_waiting(delivery, attempt, now)
+                self.woken[account.name] = account
+
+    def next_wake(self) -> int | None:
+        """When the next may be due; None when none is."""
+        return self.wakes[0][0] if self.wakes else None
+
+    def _drop_stale(self) -> None:
+        self.wakes = [(at, key) for at, key in self.wakes if key in self.states]
+        heapq.heapify(self.wakes)
+
+    # ---- recovery ------------------------------------------------------------------------------
+
+    def restore(self, account_of: Callable[[str], Account | None], now: int) -> None:
+        """Take up what an earlier owner left. `account_of` makes the account of a name."""
+        attempts = []
+        for key, packed in self.states.items():
+            if key.startswith("a:"):
+                attempts.append((key[2:], unpack_attempt(packed)))
+            elif key.startswith("o:"):
+                self.unsent[key] = unpack_outbound(packed)
+            elif key.startswith("q:"):
+                self.wakes.append((unpack_early(packed)[-1].kept_ms + 600_000, key))
+            elif key.startswith("i:"):
+                self.wakes.append((unpack_seen(packed).until_ms, key))
+        attempts.sort(key=lambda one: (one[1].sequence, one[1].place))
+        for delivery, attempt in attempts:
+            self.wakes.append((attempt.wake_ms, attempt_key(delivery)))
+            account = account_of(attempt.account)
+            if account is not None:
+                account.restore(delivery, attempt, now)
+        heapq.heapify(self.wakes)
+
+    def copy(self) -> PartitionImage:
+        """What a snapshot stores."""
+        return PartitionImage(
+            self.log, self.epoch, self.fence, self.at_ms, dict(self.checkpoint), dict(self.states)
+        )
+
+    def forget_peers(self) -> None:
+        """Keep the memory of addresses within PEERS_MAX."""
+        peers = [key for key in self.states if key.startswith("n:")]
+        if len(peers) <= PEERS_MAX:
+            return
+        for key in peers[: PEERS_MAX // 10]:  # a dictionary keeps the order of first use
+            self.store(key, None)
+
+    def describe(self) -> dict[str, int]:
+        """How many attempts there are in each state."""
+        found: Counter[str] = Counter()
+        for key, packed in self.states.items():
+            if key.startswith("a:"):
+                found[STATE_NAMES[unpack_attempt(packed).state]] += 1
+        return dict(found)
+
+
+class TurnChanges:
+    """What one turn changed of one partition: what its commit holds, and what follows it."""
+
+    __slots__ = (
+        "at_ms",
+        "changed",
+        "checkpoint",
+        "counted",
+        "handed",
+        "outbox",
+        "partition",
+        "stored",
+    )
+
+    def __init__(self, partition: AccountPartition, outbox: str) -> None:
+        self.partition = partition
+        self.changed = partition.changed
+        self.handed = partition.handed
+        self.stored = partition.stored
+        self.counted = partition.counted
+        self.checkpoint = dict(partition.checkpoint)
+        self.at_ms = partition.at_ms
+        self.outbox = outbox
+        """Key of what it has for INTAKE; empty for nothing."""
+
+
+class _Told(msgspec.Struct, omit_defaults=True):
+    """A `hub.contract.types.Receipt` with its time written already."""
+
+    delivery: str
+    customer: str
+    status: str
+    at: str
+    failure: str | None = msgspec.field(name="class", default=None)
+    code: str | None = None
+    provider_id: str | None = None
+
+
+def own_delivery(id: str, attempt: Attempt, text: str, now: int) -> Delivery:
+    """What the account says for itself, as a delivery."""
+    return Delivery(
+        id=id,
+        intent="",
+        app=OWN,
+        customer=attempt.customer,
+        category="reply",
+        priority=attempt.priority,
+        channel=attempt.channel,
+        account=attempt.account,
+        to=attempt.recipient,
+        content=msgspec.Raw(_encode({"text": text})),
+        attempt=1,
+        at=rfc3339(now),
+        expires_at=rfc3339(now),
+    )
+
+
+def attempt_of(delivery: Delivery, sequence: int, place: int, expires_ms: int) -> Attempt:
+    """The attempt a delivery becomes when it is taken."""
+    return Attempt(
+        account=delivery.account,
+        channel=delivery.channel,
+        customer=delivery.customer,
+        app=delivery.app,
+        priority=delivery.priority,
+        sequence=sequence,
+        place=place,
+        expires_ms=expires_ms,
+    )
+
+
+def handed_subjects(handed: list[Delivery], partitions: int) -> Mapping[tuple[str, int], list[Any]]:
+    """Deliveries for other accounts, by channel and the partition of the account."""
+    found: dict[tuple[str, int], list[Any]] = {}
+    for delivery in handed:
+        to = delivery.channel, account_partition(delivery.account, partitions)
+        found.setdefault(to, []).append(delivery)
+    return found
+
+
+def _aware(at_ms: int) -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+__all__ = ["AccountPartition", "Receipt", "TurnChanges", "account_log", "attempt_of"]

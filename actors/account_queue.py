@@ -1,0 +1,185 @@
+"""What waits to leave through one account: urgent first, one conversation's in the order decided.
+
+A conversation has at most one delivery on its way: the next follows when the provider has answered
+the one before. A later, more urgent delivery lifts those of its conversation that wait before it
+(they must leave first), so that it never waits behind another customer's campaign.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from actors.account_state import Attempt
+from channels.provider import Prepared
+from hub.contract.types import Delivery
+
+Place = tuple[int, int, int]
+"""(-priority, LEDGER sequence, place in the message): what leaves first is the least."""
+
+
+class Entry:
+    """One attempt that waits or is on its way, with what is known of its body."""
+
+    __slots__ = ("attempt", "delivery", "fetching", "id", "left_ms", "prepared", "quota_ms")
+
+    def __init__(self, delivery_id: str, attempt: Attempt, delivery: Delivery | None) -> None:
+        self.id = delivery_id
+        self.attempt = attempt
+        self.delivery = delivery
+        """None when it must be read from the ledger again."""
+        self.prepared: Prepared | None = None
+        self.fetching = False
+        self.quota_ms = 0.0
+        """At which moment the durable limits have counted it."""
+        self.left_ms = 0.0
+        """When it was put on the wire; 0 before."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.attempt.sequence, self.attempt.place
+
+
+class _Line:
+    """One conversation's deliveries, in the order decided."""
+
+    __slots__ = ("busy", "entries", "ready_ms", "stamp")
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.busy = False
+        """The first is on its way, or its body is being fetched."""
+        self.ready_ms = 0.0
+        self.stamp: Any = None
+        """The heap's entry that counts; all others of this conversation are stale."""
+
+    def place(self) -> Place:
+        first = self.entries[0]
+        return (-max(entry.attempt.priority for entry in self.entries), *first.order)
+
+
+class Queue:
+    """All lines of one account."""
+
+    __slots__ = ("_later", "_lines", "_ready", "by_id")
+
+    def __init__(self) -> None:
+        self._lines: dict[str, _Line] = {}
+        self._ready: list[tuple[Place, str, object]] = []
+        self._later: list[tuple[float, str, object]] = []
+        """(not before, conversation, stamp)."""
+        self.by_id: dict[str, Entry] = {}
+
+    @property
+    def size(self) -> int:
+        """How many wait."""
+        return len(self.by_id)
+
+    def add(self, entry: Entry) -> None:
+        """Behind what its conversation has waiting; entries that come back keep their place."""
+        line = self._lines.get(entry.attempt.customer)
+        if line is None:
+            line = self._lines[entry.attempt.customer] = _Line()
+        self.by_id[entry.id] = entry
+        entries = line.entries
+        if entries and entry.order < entries[-1].order:
+            later = [one for one in entries if one.order > entry.order]
+            entries.insert(len(entries) - len(later), entry)
+        else:
+            entries.append(entry)
+        self._place(entry.attempt.customer, line)
+
+    def next(self, now: float) -> Entry | None:
+        """The first of the conversation whose turn it is; it is not taken off. None: none may."""
+        while self._later and self._later[0][0] <= now:
+            _, customer, stamp = heapq.heappop(self._later)
+            line = self._lines.get(customer)
+            if line is not None and line.stamp is stamp:
+                line.ready_ms = 0.0
+                self._place(customer, line)
+        while self._ready:
+            _, customer, stamp = self._ready[0]
+            line = self._lines.get(customer)
+            if line is not None and line.stamp is stamp:
+                return line.entries[0]
+            heapq.heappop(self._ready)
+        return None
+
+    def next_ms(self) -> float:
+        """When a conversation that waits for a moment may go; infinite when none does."""
+        while self._later:
+            at, customer, stamp = self._later[0]
+            line = self._lines.get(customer)
+            if line is not None and line.stamp is stamp:
+                return at
+            heapq.heappop(self._later)
+        return float("inf")
+
+    def take(self, entry: Entry) -> None:
+        """It is on its way now: its conversation's others wait for its end."""
+        line = self._lines[entry.attempt.customer]
+        line.entries.remove(entry)
+        line.busy = True
+        line.stamp = None
+        del self.by_id[entry.id]
+
+    def hold(self, entry: Entry) -> None:
+        """Its body is being fetched: its conversation is left alone meanwhile."""
+        line = self._lines[entry.attempt.customer]
+        line.busy = True
+        line.stamp = None
+
+    def postpone(self, entry: Entry, until_ms: float) -> None:
+        """Its conversation is not asked again before."""
+        line = self._lines[entry.attempt.customer]
+        line.ready_ms = until_ms
+        self._place(entry.attempt.customer, line)
+
+    def free(self, customer: str, ready_ms: float = 0.0) -> None:
+        """What was on its way, or fetched, has come to an end, or back into its line."""
+        line = self._lines.get(customer)
+        if line is None:
+            return
+        line.busy = False
+        line.ready_ms = max(line.ready_ms, ready_ms)
+        self._place(customer, line)
+
+    def drop(self, entry: Entry) -> None:
+        """It will not leave."""
+        line = self._lines[entry.attempt.customer]
+        line.entries.remove(entry)
+        del self.by_id[entry.id]
+        self._place(entry.attempt.customer, line)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Everything that waits, in no order."""
+        yield from self.by_id.values()
+
+    def _place(self, customer: str, line: _Line) -> None:
+        line.stamp = None
+        if line.busy:
+            return
+        if not line.entries:
+            del self._lines[customer]
+            return
+        line.stamp = stamp = object()
+        if line.ready_ms:
+            heapq.heappush(self._later, (line.ready_ms, customer, stamp))
+        else:
+            heapq.heappush(self._ready, (line.place(), customer, stamp))
+        if len(self._ready) + len(self._later) > 64 + 4 * len(self._lines):
+            self._compact()
+
+    def _compact(self) -> None:
+        """Drop stale entries of the heaps."""
+        fresh = self._fresh
+        self._ready = [entry for entry in self._ready if fresh(entry[1], entry[2])]
+        self._later = [entry for entry in self._later if fresh(entry[1], entry[2])]
+        heapq.heapify(self._ready)
+        heapq.heapify(self._later)
+
+    def _fresh(self, customer: str, stamp: object) -> bool:
+        line = self._lines.get(customer)
+        return line is not None and line.stamp is stamp

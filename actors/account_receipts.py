@@ -1,0 +1,231 @@
+"""Receipts and inbound messages: whose they are, and what they say, in any order.
+
+A receipt names the provider's id, which is known only after the answer to the submission: one that
+comes before is kept. One delivery may have several parts with a receipt each: it is `delivered`
+when all that were expected say so, `failed` when one does. A state only moves forward; what
+contradicts an end is either further on (`delivered` after `failed`) or ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+from actors.account import OWN, Account, Effects
+from actors.account_queue import Entry
+from actors.account_state import (
+    ACCEPTED,
+    DONE,
+    OPEN,
+    Attempt,
+    EarlyReceipt,
+    Part,
+    Peer,
+    Seen,
+    attempt_key,
+    early_key,
+    pack,
+    part_key,
+    peer_key,
+    seen_key,
+    unpack_attempt,
+    unpack_early,
+    unpack_part,
+    unpack_peer,
+)
+from channels.provider import ProviderInbound, ProviderReceipt
+from hub.contract.types import FailureClass, ReceiptStatus
+from hub.policy.state import DELIVERED, FAILED, READ, STATUS
+
+EARLY_RECEIPTS = 16
+"""Receipts kept for one id that is not known yet: one a state, and repeats."""
+EARLY_KEPT_MS = 10 * 60_000
+"""How long: the answer to a submission comes within the provider's timeout, of minutes."""
+SEEN_MS = 3_600_000
+"""How long an inbound message's id is remembered; a provider repeats within minutes."""
+REPLY_EVERY_MS = 30 * 86_400_000
+"""A refusal is answered at most once in this time."""
+DAY_MS = 86_400_000
+
+
+class Heard(Protocol):
+    """What inbound messages lead to, beside the effects of an account."""
+
+    def inbound(self, account: Account, customer: str, inbound: ProviderInbound, id: str) -> None:
+        """A message for the conversation."""
+
+    def opt_out(self, account: Account, customer: str, id: str, at_ms: int) -> None:
+        """A do not disturb for the conversation."""
+
+    def reply(self, account: Account, customer: str, to: str, id: str, text: str) -> None:
+        """Send something on the account's own behalf."""
+
+
+def learn_ids(
+    effects: Effects, account: Account, delivery: str, attempt: Attempt, now: int
+) -> None:
+    """The provider has told its ids: from now on receipts find their way; early ones count now."""
+    for part, provider_id in enumerate(attempt.ids):
+        if not provider_id:
+            continue
+        key = part_key(account.name, provider_id)
+        if effects.load(key) is not None:
+            continue
+        effects.store(key, pack(Part(delivery, part)))
+        early = early_key(account.name, provider_id)
+        packed = effects.load(early)
+        if packed is not None:
+            effects.store(early, None)
+            for receipt in unpack_early(packed):
+                _take(effects, account, delivery, attempt, part, receipt, now)
+    if attempt.state == ACCEPTED and _whole(attempt) in ("failed", "delivered", "read"):
+        account.finish(delivery, attempt, now)  # receipts that knew our id were faster
+
+
+def forget_ids(effects: Effects, attempt: Attempt) -> None:
+    """The attempt is forgotten, and with it whose its ids are."""
+    for provider_id in attempt.ids:
+        if provider_id:
+            effects.store(part_key(attempt.account, provider_id), None)
+
+
+def receive(effects: Effects, account: Account, receipt: ProviderReceipt, now: int) -> None:
+    """One receipt of the provider."""
+    told = EarlyReceipt(receipt.status, receipt.at_ms, receipt.failure, receipt.code, now)
+    if receipt.delivery:
+        delivery, part = receipt.delivery, 0
+    else:
+        packed = effects.load(part_key(account.name, receipt.provider_id))
+        if packed is None:
+            _keep_early(effects, account, receipt.provider_id, told, now)
+            return
+        known = unpack_part(packed)
+        delivery, part = known.delivery, known.part
+    entry = account.open.get(delivery)
+    attempt = entry.attempt if entry is not None else _stored(effects, account, delivery)
+    if attempt is None:
+        effects.count("tact_ignored_total", "receipt-unmatched")
+        return
+    _take(effects, account, delivery, attempt, part, told, now)
+
+
+def _stored(effects: Effects, account: Account, delivery: str) -> Attempt | None:
+    waiting = account.queue.by_id.get(delivery)
+    if waiting is not None:
+        return waiting.attempt
+    packed = effects.load(attempt_key(delivery))
+    attempt = None if packed is None else unpack_attempt(packed)
+    return attempt if attempt is not None and attempt.account == account.name else None
+
+
+def _keep_early(
+    effects: Effects, account: Account, provider_id: str, receipt: EarlyReceipt, now: int
+) -> None:
+    key = early_key(account.name, provider_id)
+    packed = effects.load(key)
+    kept = [] if packed is None else unpack_early(packed)
+    if len(kept) >= EARLY_RECEIPTS:
+        effects.count("tact_ignored_total", "receipt-unmatched")
+        return
+    effects.store(key, pack([*kept, receipt]))
+    effects.wake(now + EARLY_KEPT_MS, key)
+    effects.count("tact_receipts_early_total", account.name)
+
+
+def _take(
+    effects: Effects,
+    account: Account,
+    delivery: str,
+    attempt: Attempt,
+    part: int,
+    receipt: EarlyReceipt,
+    now: int,
+) -> None:
+    """What one receipt says of one part, and so of the whole."""
+    marks = attempt.marks
+    if len(marks) <= part:
+        marks.extend([0] * (part + 1 - len(marks)))
+    status = STATUS[receipt.status]
+    if status <= marks[part]:
+        effects.count("tact_ignored_total", "receipt-behind")
+        return
+    marks[part] = status
+    whole = _whole(attempt)
+    if whole:
+        failure: FailureClass | None = receipt.failure if whole == "failed" else None  # type: ignore[assignment]
+        account.tell(delivery, attempt, whole, receipt.at_ms, failure, receipt.code)
+        if whole != "sent" and attempt.state not in (OPEN, DONE):
+            account.finish(delivery, attempt, now)
+            return
+    effects.store(attempt_key(delivery), pack(attempt))
+
+
+def _whole(attempt: Attempt) -> ReceiptStatus | None:
+    """What the marks of the parts say together; None for nothing new to tell."""
+    marks = attempt.marks
+    if FAILED in marks:
+        return "failed"
+    expected = max(1, attempt.receipts)
+    if sum(mark >= DELIVERED for mark in marks) >= expected:
+        return "read" if min(mark for mark in marks if mark) == READ else "delivered"
+    return "sent" if any(mark >= STATUS["sent"] for mark in marks) else None
+
+
+# ---- inbound -------------------------------------------------------------------------------------
+
+
+def know_peer(effects: Effects, account: Account, entry: Entry, now: int) -> None:
+    """Remember whom an address belongs to, before something leaves for it."""
+    attempt = entry.attempt
+    key = peer_key(account.name, attempt.recipient)
+    packed = effects.load(key)
+    peer = Peer("", 0) if packed is None else unpack_peer(packed)
+    quota = account.gate.quota.recipient_dump(attempt.recipient) or b""
+    day = now // DAY_MS
+    if (peer.customer, peer.day, peer.quota) != (attempt.customer, day, quota):
+        peer.customer, peer.day, peer.quota = attempt.customer, day, quota
+        effects.store(key, pack(peer))
+
+
+def hear(
+    effects: Effects, heard: Heard, account: Account, inbound: ProviderInbound, now: int
+) -> None:
+    """One message of a customer, stored before it is confirmed to the provider."""
+    name = inbound.id or _name_of(account, inbound)
+    if inbound.id:
+        key = seen_key(account.name, inbound.id)
+        if effects.load(key) is not None:
+            effects.count("tact_ignored_total", "inbound-repeated")
+            return
+        effects.store(key, pack(Seen(now + SEEN_MS)))
+        effects.wake(now + SEEN_MS, key)
+    key = peer_key(account.name, inbound.sender)
+    packed = effects.load(key)
+    # Nobody we have written to: the number itself is the customer, until an application knows more.
+    peer = Peer(_customer_of(inbound.sender), now // DAY_MS)
+    if packed is not None:
+        peer = unpack_peer(packed)
+    if inbound.opt_out:  # first: what is decided from now on knows of it
+        heard.opt_out(account, peer.customer, name, inbound.at_ms)
+        reply = account.config.opt_out.reply
+        if reply and now - peer.replied_ms >= REPLY_EVERY_MS:
+            peer.replied_ms = now
+            heard.reply(account, peer.customer, inbound.sender, name, reply)
+    heard.inbound(account, peer.customer, inbound, name)
+    if packed != (again := pack(peer)):
+        effects.store(key, again)
+    effects.count("tact_inbound_total", account.name)
+
+
+def _name_of(account: Account, inbound: ProviderInbound) -> str:
+    """An id for a message that came without: the same for a repeat of the same moment."""
+    text = f"{account.name} {inbound.sender} {inbound.at_ms} {inbound.content!r}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _customer_of(sender: str) -> str:
+    kept = "".join(c for c in sender if c.isascii() and (c.isalnum() or c in "_-"))
+    return kept[:64] or "unknown"
+
+
+__all__ = ["OWN", "forget_ids", "hear", "know_peer", "learn_ids", "receive"]

@@ -1,0 +1,720 @@
+"""The loop of a host of accounts: read, decide, commit, put on the wire, tell.
+
+The same class runs in a Ray actor and, with a model of the streams and of the providers, in the
+simulation. A turn takes what is waiting (deliveries, answers, receipts, inbound messages, wake-ups,
+claims that are due), and each partition it touched is committed by one log record under its fence:
+almost always a single message, which the server need not stage. Only after it
+
+- claimed deliveries depart, each at the moment its account's limits give it;
+- receipts and inbound messages are confirmed to the provider;
+- receipts, inbound messages and commands go to INTAKE, from an outbox that a successor finds.
+
+Source: ADR 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from actors.account import Account
+from actors.account_mail import Answered, Letter, Linked, Mailbox, Reported, Written
+from actors.account_partition import (
+    OWN,
+    AccountPartition,
+    TurnChanges,
+    attempt_of,
+    handed_subjects,
+    own_delivery,
+)
+from actors.account_queue import Entry
+from actors.account_receipts import hear, know_peer, learn_ids, receive
+from actors.account_state import ACCEPTED, Outbound, pack
+from actors.batch import arrays
+from channels.accounts import AccountConfig
+from channels.provider import Events, Provider, Stored
+from channels.registry import PROVIDERS
+from hub import limits
+from hub.clock import Clock
+from hub.contract.subjects import account_log, account_partition, delivery_subject, log_subject
+from hub.contract.times import parse_rfc3339
+from hub.contract.types import Delivery
+from hub.errors import TactError
+from hub.ledger.port import (
+    LOG_VERSION,
+    FenceLost,
+    IntakeReader,
+    LogRecord,
+    PartitionImage,
+)
+from hub.ledger.port import (
+    Entry as BatchEntry,
+)
+from hub.metrics import Metrics
+
+log = structlog.get_logger("tact.accounts")
+
+Order = Callable[[], Awaitable[None]]
+Make = Callable[[AccountConfig, Events], Provider]
+
+_IDLE_S = 0.5
+DRAIN_S = 5.0
+"""How long answers under way are waited for when a partition is given up in order."""
+MESSAGES_TURN = 64
+"""Delivery messages of a channel taken in one turn."""
+LETTERS_TURN = 2_048
+"""Provider events in one turn: what they change must fit a log record."""
+OUTBOX_TURNS = 256
+"""Turns whose receipts INTAKE has not acknowledged; then nothing more is taken or claimed."""
+FETCHES = 64
+"""Bodies read from the ledger at a time."""
+OUTBOX_RETRY_S = 2.0
+
+_decode = msgspec.json.Decoder(list[Delivery] | Delivery).decode
+
+
+class AccountLedger(Protocol):
+    """What a host of accounts needs of the streams. `number` is that of an account log."""
+
+    partitions: int
+
+    async def claim(self, partition: int, owner: str, now_ms: int) -> PartitionImage: ...
+
+    async def commit(
+        self, commit_id: str, entries: Sequence[BatchEntry], fences: dict[int, int]
+    ) -> int: ...
+
+    async def snapshot(
+        self,
+        partition: int,
+        fence: int,
+        at_ms: int,
+        checkpoint: dict[str, int],
+        states: dict[str, bytes],
+        epoch: int,
+    ) -> None: ...
+
+    def deliveries(self, channels: Iterable[str]) -> IntakeReader:
+        """A reader whose lanes are channels, and whose partitions are those of accounts."""
+
+    async def stored(self, sequence: int) -> bytes | None:
+        """The payload of one LEDGER message; None when it is gone."""
+
+    async def tell(self, outbound: Sequence[Outbound]) -> None:
+        """Store objects in INTAKE; returns when all are. Raises TactError: some may be."""
+
+
+class AccountRunner:
+    """Serves the partitions it has claimed. `run()` until `stop()`."""
+
+    def __init__(
+        self,
+        ledger: AccountLedger,
+        clock: Clock,
+        accounts: Sequence[AccountConfig],
+        name: str,
+        metrics: Metrics,
+        make: Make,
+    ) -> None:
+        self.partitions: dict[int, AccountPartition] = {}
+        """By the partition of accounts, 0 to N-1."""
+        self.configs = {account.name: account for account in accounts}
+        self._ledger = ledger
+        self._clock = clock
+        self._name = name
+        self._metrics = metrics
+        self._make = make
+        self._channels = tuple(sorted({account.channel for account in accounts}))
+        self._reader: IntakeReader | None = None
+        self._providers: dict[str, tuple[Provider, Mailbox]] = {}
+        """By the account's name."""
+        self._inbox: deque[Letter] = deque()
+        self._dirty: dict[str, Account] = {}
+        """Accounts to ask in this turn what they may claim."""
+        self._asks: list[tuple[float, str]] = []
+        """Heap: when an account wants to be asked again."""
+        self._orders: deque[tuple[Order, asyncio.Future[None]]] = deque()
+        self._look = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._leaving: dict[str, Account] = {}
+        """Accounts with claimed deliveries that have not departed."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fetching = 0
+        self._loaded: deque[tuple[Account, Entry, Delivery | None]] = deque()
+        self._snapshot: asyncio.Task[None] | None = None
+        self._commits = 0
+        self._stopping = False
+        self._stopped = asyncio.Event()
+
+    # ---- ownership -------------------------------------------------------------------------------
+
+    async def assign(self, numbers: Iterable[int]) -> list[int]:
+        """Claim partitions of accounts and serve them; returns those that were won."""
+        claimed = []
+        for number in numbers:
+            owned = self.partitions.get(number)
+            if owned is not None and not owned.lost:
+                continue
+            log_number = account_log(number, self._ledger.partitions)
+            try:
+                image = await self._ledger.claim(log_number, self._name, self._clock.now_ms())
+            except FenceLost:
+                log.info("claim-lost", partition=number)
+                continue
+            claimed.append(AccountPartition(image, self._ledger.partitions))
+
+        async def take() -> None:
+            for partition in claimed:
+                await self._drop(partition.number, 0.0)
+                self.partitions[partition.number] = partition
+                self._begin_serving(partition)
+            await self._reopen()
+
+        await self._between_turns(take)
+        return [partition.number for partition in claimed]
+
+    async def release(self, numbers: Iterable[int]) -> None:
+        """Stop serving partitions: what has not left waits for the next owner."""
+        numbers = list(numbers)
+
+        async def drop() -> None:
+            await asyncio.gather(*(self._drop(number, DRAIN_S) for number in numbers))
+            await self._reopen()
+
+        await self._between_turns(drop)
+
+    async def configure(self, accounts: Sequence[AccountConfig]) -> None:
+        """Serve by another configuration from the next turn on."""
+
+        async def replace() -> None:
+            before, self.configs = self.configs, {account.name: account for account in accounts}
+            changed = [name for name in before if before[name] != self.configs.get(name)]
+            await asyncio.gather(*(self._replace(name, before[name]) for name in changed))
+            channels = tuple(sorted({account.channel for account in accounts}))
+            for partition in self.partitions.values():
+                self._connect_all(partition)
+            if channels != self._channels:
+                self._channels = channels
+                await self._reopen()
+
+        await self._between_turns(replace)
+
+    async def stop(self) -> None:
+        """Let what is under way be answered, commit, and leave the loop."""
+        self._stopping = True
+        self._look.set()
+        await self._stopped.wait()
+
+    async def callback(self, account: str) -> Provider | None:
+        """The provider of an account that is served here, for a request of the other side."""
+        for partition in self.partitions.values():
+            if not partition.lost and self._owns(partition, account):
+                self._account(partition, account)
+                return self._providers[account][0]
+        return None
+
+    async def _between_turns(self, order: Order) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._stopped.is_set():
+            done.cancel()
+        self._orders.append((order, done))
+        self._look.set()
+        await done
+
+    async def _carry_out_orders(self) -> None:
+        while self._orders:
+            order, done = self._orders.popleft()
+            try:
+                await order()
+            except TactError as error:
+                if not done.done():
+                    done.set_exception(error)
+            else:
+                if not done.done():
+                    done.set_result(None)
+
+    async def _reopen(self) -> None:
+        """Read on from the checkpoints of what we own now."""
+        if self._reader is not None:
+            await self._reader.close()
+        self._reader = self._ledger.deliveries(self._channels)
+        owned = {n: dict(p.checkpoint) for n, p in self.partitions.items() if not p.lost}
+        await self._reader.open(owned if self._channels else {})
+
+    # ---- accounts and their providers ------------------------------------------------------------
+
+    def _begin_serving(self, partition: AccountPartition) -> None:
+        now = self._clock.now_ms()
+        partition.restore(lambda name: self._account(partition, name), now)
+        for key, outbound in partition.unsent.items():
+            self._tell(partition, key, outbound)
+        self._connect_all(partition)
+
+    def _connect_all(self, partition: AccountPartition) -> None:
+        """Accounts whose provider must be connected to hear customers and receipts."""
+        for name, config in self.configs.items():
+            if PROVIDERS[config.provider].connects and self._owns(partition, name):
+                self._account(partition, name)
+
+    def _owns(self, partition: AccountPartition, name: str) -> bool:
+        known = name in self.configs
+        return known and account_partition(name, self._ledger.partitions) == partition.number
+
+    def _account(self, partition: AccountPartition, name: str) -> Account | None:
+        """The account in memory, with its provider started; None when it is not configured."""
+        account = partition.accounts.get(name)
+        if account is None and name in self.configs:
+            config = self.configs[name]
+            mailbox = Mailbox(
+                partition.number, name, self._inbox, self._look.set, self._metrics.add
+            )
+            provider = self._make(config, mailbox)
+            self._providers[name] = provider, mailbox
+            account = Account(
+                config, partition, provider.prepare, self._clock.now_ms(), resend=provider.resend
+            )
+            partition.accounts[name] = account
+            provider.start()
+        if account is not None:
+            self._dirty[name] = account
+        return account
+
+    async def _replace(self, name: str, before: AccountConfig) -> None:
+        """An account was changed or removed in the configuration."""
+        config = self.configs.get(name)
+        for partition in self.partitions.values():
+            account = partition.accounts.get(name)
+            if account is None:
+                continue
+            if (
+                config is not None
+                and config.settings == before.settings
+                and config.sms == before.sms
+            ):
+                account.configure(config, self._clock.now_ms())
+                self._dirty[name] = account
+                continue
+            await self._disconnect(partition, account, DRAIN_S)
+            del partition.accounts[name]
+            waiting = [(entry.id, entry.attempt) for entry in account.queue]
+            again = self._account(partition, name)
+            for delivery, attempt in waiting:
+                if again is not None:
+                    again.restore(delivery, attempt, self._clock.now_ms())
+                else:
+                    account.refuse(delivery, "config", "no-such-account", self._clock.now_ms())
+
+    async def _disconnect(
+        self, partition: AccountPartition, account: Account, drain_s: float
+    ) -> None:
+        """Take back what has not left, wait for answers, end the connection."""
+        account.take_back(self._clock.now_ms())
+        provider, mailbox = self._providers.pop(account.name)
+        await provider.stop(drain_s)
+        self._hear()
+        mailbox.closed = True
+
+    async def _drop(self, number: int, drain_s: float) -> None:
+        """Give a partition up; in order when `drain_s` is given and it is still ours."""
+        partition = self.partitions.get(number)
+        if partition is None:
+            return
+        if partition.lost:
+            drain_s = 0.0
+            for account in partition.accounts.values():
+                self._providers[account.name][1].closed = True
+        await asyncio.gather(
+            *(self._disconnect(partition, a, drain_s) for a in list(partition.accounts.values()))
+        )
+        if not partition.lost and partition.touched:
+            await self._commit(partition.close(self._clock.now_ms()))
+        for name in partition.accounts:
+            self._dirty.pop(name, None)
+            self._leaving.pop(name, None)
+        self.partitions.pop(number, None)
+
+    # ---- the loop --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Turn after turn. Returns after `stop()`."""
+        try:
+            while not self._stopping:
+                await self._carry_out_orders()
+                await self._drop_lost()
+                self._start_snapshot_if_due()
+                self._gather()
+                now = self._clock.now_ms()
+                turns = [p.close(now) for p in self.partitions.values() if p.touched]
+                if turns:
+                    await asyncio.gather(*map(self._commit, turns))
+                    await asyncio.sleep(0)
+                else:
+                    await self._wait()
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        await asyncio.gather(*(self._drop(number, DRAIN_S) for number in list(self.partitions)))
+        for _, done in self._orders:
+            done.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DRAIN_S)
+        for task in self._tasks:
+            task.cancel()
+        if self._reader is not None:
+            await self._reader.close()
+        self._stopped.set()
+
+    async def _drop_lost(self) -> None:
+        lost = [number for number, partition in self.partitions.items() if partition.lost]
+        for number in lost:
+            await self._drop(number, 0.0)
+        if lost:
+            await self._reopen()
+
+    @property
+    def _backed_up(self) -> bool:
+        """INTAKE does not take our receipts: nothing more is begun."""
+        return sum(len(p.unsent) for p in self.partitions.values()) >= OUTBOX_TURNS
+
+    def _gather(self) -> None:
+        """Everything that is there, into the partitions' turns."""
+        now = self._clock.now_ms()
+        self._hear()
+        while self._loaded:
+            account, entry, delivery = self._loaded.popleft()
+            account.loaded(entry, delivery, now)
+            self._dirty[account.name] = account
+        for partition in self.partitions.values():
+            partition.due(now, limits.WAKES_PER_TURN)
+            self._dirty.update(partition.woken)
+            partition.woken.clear()
+        if not self._backed_up:
+            self._take_deliveries(now)
+            self._claim(now)
+        self._fetch()
+
+    def _take_deliveries(self, now: int) -> None:
+        if self._reader is None:
+            return
+        for channel in self._channels:
+            for _ in range(MESSAGES_TURN):
+                if any(p.changed_bytes > limits.TURN_STATE_BYTES for p in self.partitions.values()):
+                    return
+                found = self._reader.take(channel, 1)
+                if not found:
+                    break
+                message = found[0]
+                partition = self.partitions.get(message.partition)
+                if partition is None or message.sequence <= partition.checkpoint.get(channel, 0):
+                    continue
+                partition.passed(channel, message.sequence)
+                deliveries = _decode(message.payload)
+                some = deliveries if isinstance(deliveries, list) else [deliveries]
+                for place, delivery in enumerate(some):
+                    self._take(partition, delivery, message.sequence, place, now)
+
+    def _take(
+        self, partition: AccountPartition, delivery: Delivery, sequence: int, place: int, now: int
+    ) -> None:
+        attempt = attempt_of(delivery, sequence, place, parse_rfc3339(delivery.expires_at))
+        account = self._account(partition, delivery.account)
+        if account is None:
+            partition.tell(delivery.id, attempt, "failed", now, "config", "no-such-account")
+        else:
+            account.take(delivery, attempt, now)
+
+    def _claim(self, now: int) -> None:
+        while self._asks and self._asks[0][0] <= now:
+            _, name = heapq.heappop(self._asks)
+            found = self._find(name)
+            if found is not None:
+                self._dirty[name] = found
+        dirty, self._dirty = self._dirty, {}
+        for name, account in dirty.items():
+            before = len(account.open)
+            account.claim_due(now)
+            if account.next_ms < math.inf:
+                heapq.heappush(self._asks, (account.next_ms, name))
+            if len(account.open) > before:
+                self._leaving[name] = account
+                self._know_peers(account, now)
+
+    def _find(self, name: str) -> Account | None:
+        for partition in self.partitions.values():
+            account = partition.accounts.get(name)
+            if account is not None:
+                return account
+        return None
+
+    def _know_peers(self, account: Account, now: int) -> None:
+        partition = self._partition_of(account)
+        if partition is not None:
+            for entry in account.claimed:
+                know_peer(partition, account, entry, now)
+
+    def _partition_of(self, account: Account) -> AccountPartition | None:
+        for partition in self.partitions.values():
+            if partition.accounts.get(account.name) is account:
+                return partition
+        return None
+
+    # ---- what providers say --------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        now = self._clock.now_ms()
+        for _ in range(min(len(self._inbox), LETTERS_TURN)):
+            letter = self._inbox.popleft()
+            mailbox = letter.mailbox
+            partition = self.partitions.get(mailbox.number)
+            account = None if partition is None else partition.accounts.get(mailbox.account)
+            if partition is None or account is None or partition.lost or mailbox.closed:
+                if isinstance(letter, Reported | Written):
+                    letter.stored(False)
+                continue
+            self._dirty[account.name] = account
+            match letter:
+                case Answered(delivery=delivery):
+                    self._answered(partition, account, delivery, letter)
+                case Reported(receipt=receipt, stored=stored):
+                    receive(partition, account, receipt, now)
+                    partition.stored.append(stored)
+                case Written(inbound=inbound, stored=stored):
+                    hear(partition, partition, account, inbound, now)
+                    partition.stored.append(stored)
+                case Linked(link=link):
+                    account.changed(link, now)
+                    if link.window > 0 and account.departing:
+                        self._leaving[account.name] = account
+
+    def _answered(
+        self, partition: AccountPartition, account: Account, delivery: str, letter: Answered
+    ) -> None:
+        now = self._clock.now_ms()
+        entry = account.answered(delivery, letter.answer, now)
+        if entry is not None and any(entry.attempt.ids):
+            learn_ids(partition, account, delivery, entry.attempt, now)
+            if entry.attempt.state == ACCEPTED:
+                partition.wake(entry.attempt.wake_ms, f"a:{delivery}")
+
+    # ---- leaving -------------------------------------------------------------------------------
+
+    def _depart(self) -> None:
+        """Put on the wire what is due, and be called again when more is."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._clock.now_ms()
+        next_ms = math.inf
+        for name, account in list(self._leaving.items()):
+            at = account.depart(now, self._providers[name][0].submit)
+            if account.overdue:
+                self._dirty[name] = account
+                self._look.set()
+            if not account.departing and not account.claimed:
+                del self._leaving[name]
+            next_ms = min(next_ms, at)
+        if next_ms < math.inf:
+            wait_s = max(1, math.ceil(next_ms - now)) / 1000
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._depart)
+
+    # ---- committing ----------------------------------------------------------------------------
+
+    async def _commit(self, turn: TurnChanges) -> None:
+        """One partition's turn, under its fence; then what waits for it."""
+        partition = turn.partition
+        self._commits += 1
+        commit_id = f"{self._name}-{self._commits}"
+        entries = [
+            BatchEntry(delivery_subject(*to), payload, limits.DELIVERY_TTL_S)
+            for to, some in handed_subjects(turn.handed, partition.partitions).items()
+            for payload in arrays(some)
+        ]
+        record = LogRecord(
+            LOG_VERSION,
+            commit_id,
+            partition.epoch,
+            partition.fence,
+            turn.at_ms,
+            "",
+            turn.checkpoint,
+            turn.changed,
+        )
+        payload = pack(record)
+        entries.append(BatchEntry(log_subject(partition.log), payload, expected=partition.fence))
+        started_s = self._clock.steady_s()
+        try:
+            last = await self._ledger.commit(commit_id, entries, {partition.log: partition.fence})
+        except TactError as error:
+            self._lost(turn, error)
+            return
+        self._metrics.observe("tact_account_commit_seconds", self._clock.steady_s() - started_s)
+        partition.fence = last
+        partition.log_bytes += len(payload)
+        for (name, labels), count in turn.counted.items():
+            self._metrics.add(name, labels, count)
+        self._committed(turn)
+
+    def _committed(self, turn: TurnChanges) -> None:
+        partition = turn.partition
+        for stored in turn.stored:
+            stored(True)
+        for account in partition.accounts.values():
+            if account.claimed:
+                account.committed()
+        if turn.outbox:
+            self._tell(partition, turn.outbox, partition.unsent[turn.outbox])
+        self._depart()
+
+    def _lost(self, turn: TurnChanges, error: TactError) -> None:
+        partition = turn.partition
+        if isinstance(error, FenceLost):
+            log.warning("fence-lost", partition=partition.number, kind="accounts")
+        else:
+            log.error("commit-given-up", code=error.code, advice=error.message)
+        self._metrics.add("tact_fence_lost_total")
+        partition.lost = True
+        for account in partition.accounts.values():
+            account.departing.clear()
+        for stored in turn.stored:
+            stored(False)
+        self._look.set()
+
+    def _tell(self, partition: AccountPartition, key: str, outbound: list[Outbound]) -> None:
+        self._start(self._tell_until_stored(partition, key, outbound))
+
+    async def _tell_until_stored(
+        self, partition: AccountPartition, key: str, outbound: list[Outbound]
+    ) -> None:
+        while not partition.lost:
+            try:
+                await self._ledger.tell(outbound)
+            except TactError as error:
+                log.warning("outbox-waits", code=error.code, partition=partition.number)
+                await asyncio.sleep(OUTBOX_RETRY_S)
+                continue
+            partition.settled(key)
+            self._look.set()
+            return
+
+    # ---- bodies --------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        """Read the bodies that were asked for, a bounded number at a time."""
+        for partition in self.partitions.values():
+            while partition.fetches and self._fetching < FETCHES:
+                account, entry = partition.fetches.pop(0)
+                self._fetching += 1
+                self._start(self._fetch_one(account, entry))
+
+    async def _fetch_one(self, account: Account, entry: Entry) -> None:
+        delivery: Delivery | None = None
+        try:
+            delivery = await self._body(account, entry)
+        except TactError as error:
+            log.warning("body-waits", code=error.code)
+            await asyncio.sleep(OUTBOX_RETRY_S)
+            partition = self._partition_of(account)
+            if partition is not None:
+                partition.fetches.append((account, entry))
+            return
+        finally:
+            self._fetching -= 1
+            self._look.set()
+        self._loaded.append((account, entry, delivery))
+
+    async def _body(self, account: Account, entry: Entry) -> Delivery | None:
+        attempt = entry.attempt
+        if attempt.app == OWN:
+            text = account.config.opt_out.reply
+            now = self._clock.now_ms()
+            return None if text is None else own_delivery(entry.id, attempt, text, now)
+        payload = await self._ledger.stored(attempt.sequence)
+        if payload is None:
+            return None
+        found = _decode(payload)
+        some = found if isinstance(found, list) else [found]
+        return next((one for one in some if one.id == entry.id), None)
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- waiting -------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        """Until something is reported or read, or a wake-up or claim is due."""
+        now = self._clock.now_ms()
+        timeout_s = _IDLE_S
+        if self._asks and not self._backed_up:
+            timeout_s = min(timeout_s, (self._asks[0][0] - now) / 1000)
+        for partition in self.partitions.values():
+            wake = partition.next_wake()
+            if wake is not None:
+                timeout_s = min(timeout_s, (wake - now) / 1000)
+        timeout_s = max(0.0, timeout_s)
+        if self._look.is_set() or self._reader is None or self._backed_up:
+            if not self._look.is_set():
+                await _soon(self._look, timeout_s)
+            self._look.clear()
+            return
+        waits = [
+            asyncio.ensure_future(self._look.wait()),
+            asyncio.ensure_future(self._reader.wait(timeout_s, self._channels)),
+        ]
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        self._look.clear()
+        for wait in waits:
+            wait.cancel()
+
+    # ---- snapshots -----------------------------------------------------------------------------
+
+    def _start_snapshot_if_due(self) -> None:
+        if self._snapshot is not None and not self._snapshot.done():
+            return
+        for partition in self.partitions.values():
+            if partition.lost or partition.touched:
+                continue
+            if partition.log_bytes > max(limits.SNAPSHOT_LOG_BYTES, 2 * partition.snapshot_bytes):
+                partition.forget_peers()
+                if partition.touched:
+                    continue  # what is forgotten is committed first
+                image = partition.copy()
+                partition.log_bytes = 0
+                partition.snapshot_bytes = sum(map(len, image.states.values()))
+                self._snapshot = asyncio.ensure_future(self._store_snapshot(image))
+                return
+
+    async def _store_snapshot(self, image: PartitionImage) -> None:
+        try:
+            await self._ledger.snapshot(
+                image.partition,
+                image.fence,
+                image.at_ms,
+                image.checkpoint,
+                image.states,
+                image.epoch,
+            )
+        except TactError as error:  # the log is still whole: only the next recovery is longer
+            log.warning("snapshot-failed", partition=image.partition, code=error.code)
+
+
+async def _soon(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass  # a wake-up or claim is due
+
+
+__all__ = ["AccountLedger", "AccountRunner", "Stored"]
