@@ -3,8 +3,9 @@
 They outlive the process, so the account writes them down in the turn that opens attempts, before
 anything leaves (`dump`, `recipient_dump`). What is written then still says "open" of what leaves
 afterwards, and after a crash everything open counts as having left at the restart: later than it
-can have, so no window is ever fuller than its limit. Limits of ten seconds and less are the
-pacer's.
+can have, so no window is ever fuller than its limit. A recipient's value may be read back much
+later, restarts after the one that ended its attempts: the moments of the restarts are remembered
+too. Limits of ten seconds and less are the pacer's.
 
 Every `take` is followed by one `move` (it left) or one `give_back` (it did not). After a restart
 nothing is open: what is sent again is asked for and taken again.
@@ -15,7 +16,10 @@ what was counted.
 
 from __future__ import annotations
 
-from itertools import islice
+import math
+from collections.abc import Callable
+from itertools import islice, pairwise
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -24,6 +28,7 @@ from actors.window import (
     CalendarWindow,
     Kept,
     Limit,
+    Number,
     Per,
     Ready,
     Window,
@@ -32,6 +37,7 @@ from actors.window import (
     window_of,
 )
 from hub.errors import TactError
+from hub.policy.localtime import DAY_MS
 
 __all__ = ["Limit", "Quota", "Ready", "StateError", "Window", "parse_limit"]
 
@@ -46,6 +52,17 @@ FORGET_AT_ONCE = 1_000
 """Recipients looked at in one `forget_idle`: some milliseconds. Once a second keeps up."""
 
 
+RESTARTS = 32
+"""Restarts of an account remembered. Of more the one with the next soonest after it is dropped:
+what was open at it counts as having left at that next one."""
+
+
+LONGEST_MS = 32 * DAY_MS
+"""Longer than any window."""
+
+_T = TypeVar("_T")
+
+
 class StateError(TactError):
     """What was written down of a quota cannot be read."""
 
@@ -53,34 +70,55 @@ class StateError(TactError):
 
 
 class _State(Struct, array_like=True):
-    """Packed by position: new fields go to the end."""
+    """What is written down of an account. Packed by position: new fields go to the end."""
 
     account: list[Kept] = field(default_factory=list)
     apps: dict[str, list[Kept]] = field(default_factory=dict)
+    restarts: list[Number] = field(default_factory=list)
+    """When it was loaded, rising."""
+
+
+class _Recipient(Struct, array_like=True, gc=False):
+    """What is written down of a recipient."""
+
+    opened_ms: Number
+    """When something was opened last, if anything is open."""
+    windows: list[Kept]
 
 
 _Windows = list[Window | CalendarWindow]
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_state = msgspec.msgpack.Decoder(_State).decode
-_unpack_kept = msgspec.msgpack.Decoder(list[Kept]).decode
+_unpack_recipient = msgspec.msgpack.Decoder(_Recipient).decode
 
 
 class Quota:
     """What an account may open, by its long limits. Small while nothing is counted."""
 
-    __slots__ = ("_account", "_apps", "_loaded_ms", "_plan", "_recipients", "_zone")
+    __slots__ = ("_account", "_apps", "_plan", "_recipients", "_restarts", "_zone")
 
     def __init__(self, limits: tuple[Limit, ...], zone: str) -> None:
         """`zone`: IANA name of the zone whose dates count."""
         self._plan = plan_of(limits, False)
         self._zone = zone
-        self._loaded_ms = 0.0
-        """What was taken before is not open any more."""
+        self._restarts: tuple[int, ...] = ()
+        """When what had been written down was loaded, rising."""
         self._account: _Windows | None = None
         self._apps: dict[str, _Windows] | None = None
         self._recipients: dict[str, bytes] | None = None
         """In the order in which they were last counted for; packed, as they are written down."""
+
+    def configured(self, limits: tuple[Limit, ...], zone: str, now: float) -> Quota:
+        """With other limits from now on: what is counted and open stays so."""
+        quota = Quota(limits, zone)
+        quota._restarts = self._restarts
+        quota._account = self._account and quota._restored("account", _kept(self._account, now))
+        quota._apps = self._apps and {
+            app: quota._restored("app", _kept(windows, now)) for app, windows in self._apps.items()
+        }
+        quota._recipients = self._recipients
+        return quota
 
     # ---- asking and counting ---------------------------------------------------------------------
 
@@ -105,10 +143,10 @@ class Quota:
             for window in windows:
                 window.claim(units)
         if self._plan.recipient:
-            windows = self._recipient(recipient) or self._new("recipient")
+            _, windows = self._recipient(recipient) or (0, self._new("recipient"))
             for window in windows:
                 window.claim(units)
-            self._remember(recipient, windows, at)
+            self._remember(recipient, int(at), windows, at)
 
     def move(self, app: str, recipient: str, units: int, from_at: float, to_at: float) -> None:
         """What was opened at `from_at` left at `to_at`."""
@@ -116,9 +154,9 @@ class Quota:
         for windows in self._counted(app):
             _left(windows, units, to_at, opened)
         if self._plan.recipient:
-            windows = self._recipient(recipient) or self._new("recipient")
+            opened_ms, windows = self._recipient(recipient) or (0, self._new("recipient"))
             _left(windows, units, to_at, opened)
-            self._remember(recipient, windows, to_at)
+            self._remember(recipient, opened_ms, windows, to_at)
 
     def give_back(self, app: str, recipient: str, units: int, at: float) -> None:
         """What was opened at `at` will not leave."""
@@ -127,11 +165,11 @@ class Quota:
         for windows in self._counted(app):
             for window in windows:
                 window.give_back(units)
-        windows = self._recipient(recipient)
-        if windows is not None:
-            for window in windows:
+        known = self._recipient(recipient)
+        if known is not None:
+            for window in known[1]:
                 window.give_back(units)
-            self._remember(recipient, windows, at)
+            self._remember(recipient, *known, at)
 
     # ---- what is written down --------------------------------------------------------------------
 
@@ -142,22 +180,21 @@ class Quota:
             _State(
                 _kept(self._account or [], now),
                 {app: kept for app, kept in apps.items() if kept},
+                list(self._restarts),
             )
         )
 
     def load(self, data: bytes, now: float) -> None:
-        """After a restart, before anything is taken: what `dump` gave last. Raises StateError."""
-        try:
-            state = _unpack_state(data)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise StateError("the counts of an account cannot be read") from error
-        self._loaded_ms = now
+        """After a restart, before anything is asked: what `dump` gave last. Raises StateError."""
+        state = _decoded(_unpack_state, data)
+        self._restarts = _thinned([*state.restarts, int(now)], now)
         if state.account:
             self._account = self._restored("account", state.account, now)
-        for app, kept in state.apps.items():
-            if self._apps is None:
-                self._apps = {}
-            self._apps[app] = self._restored("app", kept, now)
+            _all_left(self._account, now)
+        if state.apps:
+            self._apps = {app: self._restored("app", kept, now) for app, kept in state.apps.items()}
+            for windows in self._apps.values():
+                _all_left(windows, now)
 
     def recipient_dump(self, recipient: str) -> bytes | None:
         """One recipient's windows, some tens of bytes; None when nothing is counted for it, and a
@@ -165,13 +202,19 @@ class Quota:
         return None if self._recipients is None else self._recipients.get(recipient)
 
     def recipient_load(self, recipient: str, data: bytes, now: float) -> bool:
-        """After a restart, before this recipient is asked for: what `recipient_dump` gave last.
-        Raises StateError.
+        """What `recipient_dump` gave last, before this recipient is asked for: at any time after
+        `load`, and also when it has been forgotten since. Raises StateError.
 
         False when nothing of it counts any more, and the value may be deleted.
         """
-        windows = self._restored("recipient", _unpack_recipient(data), now)
-        self._remember(recipient, windows, now)
+        if self.recipient_dump(recipient) is None:
+            kept = _decoded(_unpack_recipient, data)
+            # All that was open was opened by one process, and left before the next was there; if
+            # by this one, it was moved and forgotten, and does not count whatever stands here.
+            ends = (at for at in self._restarts if at > kept.opened_ms)
+            windows = self._restored("recipient", kept.windows, now)
+            _all_left(windows, min(next(ends, kept.opened_ms), now))
+            self._remember(recipient, 0, windows, now)
         return self.recipient_dump(recipient) is not None
 
     def forget_idle(self, now: float) -> list[str]:
@@ -196,7 +239,8 @@ class Quota:
         if self._plan.app:
             found.append(("app", self._apps.get(app) if self._apps else None))
         if self._plan.recipient:
-            found.append(("recipient", self._recipient(recipient)))
+            known = self._recipient(recipient)
+            found.append(("recipient", known and known[1]))
         return found
 
     def _counted(self, app: str) -> list[_Windows]:
@@ -218,13 +262,18 @@ class Quota:
     def _new(self, per: Per) -> _Windows:
         return [window_of(limit, self._zone) for limit in getattr(self._plan, per)]
 
-    def _restored(self, per: Per, kept: list[Kept], now: float) -> _Windows:
+    def _restored(self, per: Per, kept: list[Kept], latest: float = math.inf) -> _Windows:
         windows = self._new(per)
-        by_key = {one.key: one for one in kept}
         for window in windows:
-            if window.limit.key in by_key:
-                window.load(by_key[window.limit.key], now)
+            for one in kept:
+                if one.key == window.limit.key:
+                    window.load(one, latest)
         return windows
+
+    @property
+    def _loaded_ms(self) -> float:
+        """What was taken before is not open any more."""
+        return self._restarts[-1] if self._restarts else 0
 
     def _full_ms(self, per: Per, now: float) -> float:
         """When a new application or recipient can be remembered, as far as known."""
@@ -233,25 +282,22 @@ class Quota:
 
     # ---- recipients ------------------------------------------------------------------------------
 
-    def _recipient(self, recipient: str) -> _Windows | None:
+    def _recipient(self, recipient: str) -> tuple[int, _Windows] | None:
+        """When something was opened for it last, and its windows."""
         data = self.recipient_dump(recipient)
         if data is None:
             return None
-        windows = self._new("recipient")
-        kept = {one.key: one for one in _unpack_recipient(data)}
-        for window in windows:
-            one = kept.get(window.limit.key)
-            if one is not None:
-                window.load(one)
-        return windows
+        kept = _unpack_recipient(data)
+        return kept.opened_ms, self._restored("recipient", kept.windows)
 
-    def _remember(self, recipient: str, windows: _Windows, now: float) -> None:
+    def _remember(self, recipient: str, opened_ms: int, windows: _Windows, now: float) -> None:
         if self._recipients is None:
             self._recipients = {}
         self._recipients.pop(recipient, None)
         kept = _kept(windows, now)
         if kept:
-            self._recipients[recipient] = _pack(kept)
+            is_open = any(one.open for one in kept)
+            self._recipients[recipient] = _pack(_Recipient(opened_ms if is_open else 0, kept))
 
     def _forget_recipients(self, now: float) -> list[str]:
         known = self._recipients
@@ -259,7 +305,8 @@ class Quota:
             return []
         forgotten = []
         for recipient in list(islice(known, FORGET_AT_ONCE)):
-            empty = _empty_ms(self._recipient(recipient) or [])
+            one = self._recipient(recipient)
+            empty = _empty_ms(one[1]) if one else 0.0
             if empty <= now:
                 del known[recipient]
                 forgotten.append(recipient)
@@ -278,6 +325,13 @@ def _left(windows: _Windows, units: int, at: float, opened: bool) -> None:
             window.take(units, at)
 
 
+def _all_left(windows: _Windows, at: float) -> None:
+    """What is open left at `at` or before."""
+    for window in windows:
+        if window.open:
+            window.move(window.open, at)
+
+
 def _kept(windows: _Windows, now: float) -> list[Kept]:
     return [kept for window in windows if (kept := window.dump(now)) is not None]
 
@@ -286,8 +340,18 @@ def _empty_ms(windows: _Windows) -> float:
     return max((window.empty_ms() for window in windows), default=0.0)
 
 
-def _unpack_recipient(data: bytes) -> list[Kept]:
+def _decoded(decode: Callable[[bytes], _T], data: bytes) -> _T:
     try:
-        return _unpack_kept(data)
+        return decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise StateError("the counts of a recipient cannot be read") from error
+        raise StateError("what was counted of an account's limits cannot be read") from error
+
+
+def _thinned(restarts: list[int], now: float) -> tuple[int, ...]:
+    """Of those that are out of every window the last, and RESTARTS at most of the others."""
+    old = sum(at < now - LONGEST_MS for at in restarts)
+    kept = restarts[max(0, old - 1) :]
+    while len(kept) > RESTARTS:
+        gaps = [later - earlier for earlier, later in pairwise(kept)]
+        del kept[gaps.index(min(gaps))]
+    return tuple(kept)

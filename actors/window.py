@@ -138,18 +138,18 @@ def guarded_ms(window_ms: int) -> float:
     return window_ms + min(window_ms * GUARD, GUARD_MAX_MS)
 
 
-_Number = Annotated[int, Meta(ge=0, le=2**48)]
-"""Moments to beyond the year 9999, and sums that fit 64 bits, whatever bytes are read."""
+Number = Annotated[int, Meta(ge=0, le=2**47)]
+"""Moments to beyond the year 6000, and sums that fit 64 bits, whatever bytes are read."""
 
 
 class Kept(Struct, array_like=True, gc=False):
     """One window as it is written down."""
 
     key: int
-    open: _Number
-    base: _Number
+    open: Number
+    base: Number
     """Rolling: when the first run left, in grains; calendar: when the last unit did, in ms."""
-    runs: Annotated[list[_Number], Meta(max_length=4 * RUNS_KEPT)]
+    runs: Annotated[list[Number], Meta(max_length=4 * RUNS_KEPT)]
     """Rolling: units of the first run, then grains since the one before and units of each other;
     calendar: units."""
 
@@ -269,20 +269,15 @@ class Window:
             ends.append(index - 1)
         return ends
 
-    def load(self, kept: Kept, restarted_at: float | None = None) -> None:
-        """What was written down; after a restart nothing left later than that, and what was open
-        may have left until then, and counts as if it did."""
+    def load(self, kept: Kept, latest: float = math.inf) -> None:
+        """What was written down. Nothing of it left after `latest`."""
         grain, at = self._grain_ms, kept.base
-        latest = math.inf if restarted_at is None else restarted_at
         for index, number in enumerate(kept.runs):
             if index % 2:
                 at += number
             else:
                 self.take(number, min(float(at * grain), latest))
-        if restarted_at is None:
-            self.open = kept.open
-        elif kept.open:
-            self.take(kept.open, restarted_at)
+        self.open = kept.open
 
     def _drop(self, now: float) -> None:
         times, window = self._at, self._window_ms
@@ -352,16 +347,11 @@ class CalendarWindow:
             return None
         return Kept(self.limit.key, self.open, math.ceil(self._last_ms), [left])
 
-    def load(self, kept: Kept, restarted_at: float | None = None) -> None:
-        """What was written down; after a restart nothing left later than that, and what was open
-        may have left until then, and counts as if it did."""
+    def load(self, kept: Kept, latest: float = math.inf) -> None:
+        """What was written down. Nothing of it left after `latest`."""
         if kept.runs and kept.runs[0]:
-            latest = kept.base if restarted_at is None else min(kept.base, restarted_at)
-            self.take(kept.runs[0], float(latest))
-        if restarted_at is None:
-            self.open = kept.open
-        elif kept.open:
-            self.take(kept.open, restarted_at)
+            self.take(kept.runs[0], min(float(kept.base), latest))
+        self.open = kept.open
 
     def _end_of(self, at: float) -> float:
         return float(period(self._zone, self.limit.calendar, int(at))[1])

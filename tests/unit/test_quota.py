@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from actors import quota as quota_module
-from actors.quota import Limit, Quota, Window, parse_limit
+from actors.quota import RESTARTS, Limit, Quota, Window, parse_limit
 from actors.window import RUNS, RUNS_KEPT, guarded_ms
 from hub.contract.times import to_ms
 from hub.errors import ConfigError
@@ -256,6 +256,54 @@ def test_recipients_are_bounded_and_forgotten_when_nothing_counts(monkeypatch):
     assert quota.forget_idle(later) == ["r1", "r2"], "what is open is kept, and hides nobody"
     assert quota.recipient_dump("r1") is None and quota.recipient_dump("open") is not None
     assert quota.ready("a", "new", 1, later).at_ms == later
+
+
+def test_a_recipients_value_counts_from_the_restart_that_ended_its_attempts():
+    rules = limits("1/h", per="recipient")
+    first = Quota(rules, ZONE)
+    first.take("a", "r", 1, NOW)
+    value = first.recipient_dump("r")
+    assert value is not None
+
+    first.move("a", "r", 1, NOW, NOW + 60_000)
+    assert first.forget_idle(NOW + 2 * HOUR) == ["r"]
+    assert not first.recipient_load("r", value, NOW + 2 * HOUR), "left and forgotten"
+
+    second = Quota(rules, ZONE)
+    second.load(first.dump(NOW), NOW + 2 * HOUR)
+    assert not second.recipient_load("r", value, NOW + 3 * HOUR + 10_000)
+    third = Quota(rules, ZONE)
+    third.load(second.dump(NOW + 2 * HOUR), NOW + 3 * HOUR)
+    assert third.recipient_load("r", value, NOW + 3 * HOUR)
+    wait = third.ready("a", "r", 1, NOW + 3 * HOUR).at_ms
+    assert 0 <= wait - (NOW + 3 * HOUR + 50) < HOUR / RUNS, "an hour after the second began"
+
+
+def test_restarts_remembered_are_few_and_an_older_one_is_never_put_earlier():
+    quota = Quota((), ZONE)
+    for index in range(200):
+        before = quota.dump(NOW)
+        quota = Quota((), ZONE)
+        quota.load(before, NOW + index * 1_000)
+    known = quota._restarts
+    assert len(known) == RESTARTS and known[-1] == NOW + 199_000
+    assert set(known) <= {NOW + index * 1_000 for index in range(200)}
+    month = Quota((), ZONE)
+    month.load(quota.dump(NOW), NOW + 40 * 24 * HOUR)
+    assert month._restarts == (NOW + 199_000, NOW + 40 * 24 * HOUR)
+
+
+def test_other_limits_leave_what_is_open_open():
+    quota = Quota((*limits("2/min"), *limits("2/min", per="recipient")), ZONE)
+    quota.take("a", "r", 2, NOW)
+    quota = quota.configured(
+        (*limits("3/min", "9/h"), *limits("2/min", per="recipient")), ZONE, NOW + 1
+    )
+    assert quota.ready("a", "q", 2, NOW + HOUR).at_ms > NOW + HOUR
+    assert quota.ready("a", "r", 1, NOW + HOUR).scope == "recipient"
+    quota.move("a", "r", 2, NOW, NOW + HOUR)
+    assert quota.ready("a", "q", 1, NOW + HOUR).at_ms == NOW + HOUR
+    assert quota.ready("a", "q", 2, NOW + HOUR).at_ms == NOW + HOUR + guarded_ms(60_000)
 
 
 def test_a_value_that_counts_no_more_is_not_loaded():
