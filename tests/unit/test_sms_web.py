@@ -234,7 +234,7 @@ async def test_receipts_of_kannel_as_they_come() -> None:
         ("8", "ACK/"),
         ("2", bad),
         ("34", gone),
-        ("16", "NACK/11/Invalid Dest Addr"),
+        ("16", "NACK/0x0000000b/Invalid Destination Address"),
         ("4", ""),
     ]:
         query = {"token": TOKEN, "delivery": "shop:o:1", "status": status, "code": said}
@@ -247,7 +247,7 @@ async def test_receipts_of_kannel_as_they_come() -> None:
         ("sent", None, ""),
         ("failed", "provider", "UNDELIV 012"),
         ("failed", "expired", "EXPIRED 000"),
-        ("failed", "dead_address", "NACK/11"),
+        ("failed", "dead_address", "NACK/0x0000000b"),
         ("sent", None, ""),
     ]
     assert {each.delivery for each in told.receipts} == {"shop:o:1"}

@@ -2,8 +2,11 @@
 
     python -m channels.sms.fake.aliyun --port 0 --report-url http://127.0.0.1:4280/v1/callbacks/…
 
-Any client that signs as RPC style 1.0 is answered, with GET or POST. Sources: Aliyun's pages
-SendSms, "Request signature (RPC)", SmsReport and SmsUp.
+prints one line of JSON with its port when it is ready, and takes lines of JSON on standard input:
+`{"mo": {"from": "13800138000", "text": "R"}}` is a customer's message. Any client that
+signs as RPC style 1.0 is answered, with GET or POST.
+
+Sources: Aliyun's pages SendSms, "Request signature (RPC)", SmsReport and SmsUp.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from channels.sms.fake.faults import Fate, Plan, Recorder, add_arguments, plan_of
-from channels.sms.fake.urlgateway import HttpFake, run
+from channels.sms.fake.urlgateway import HttpFake, serve
 from channels.sms.web.signing import signature
 from hub.clock import Clock, SystemClock
 
@@ -66,7 +69,7 @@ class FakeAliyun(HttpFake):
             return _said(200, "isv.AMOUNT_NOT_ENOUGH", "账户余额不足")
         key = f"{fields['PhoneNumbers']}\0{fields.get('TemplateParam', '')}"
         fate = self.plan.fate(key.encode())
-        biz_id = f"{self.taken + 900_000_000_000_000_000}^0"
+        biz_id = f"{self.counts.get('taken', 0) + 900_000_000_000_000_000}^0"
         if not await self.acted(fate, lambda: self._take(fields, biz_id, fate)):
             return None
         if fate.answer == "throttle":
@@ -124,17 +127,17 @@ class FakeAliyun(HttpFake):
         await self.call_until_taken(self.report_url, json.dumps([report]).encode())
 
     async def customer_writes(self, sender: str, text: str) -> int:
-        """Push a customer's message once, to the report URL. Gives the status."""
-        self.requests += 1
+        """Push it to `report_url`."""
         message = {
             "phone_number": sender,
             "send_time": self._now(),
             "content": text,
             "sign_name": "阿里云",
             "dest_code": "1",
-            "sequence_id": self.requests,
+            "sequence_id": self.count("mo"),
         }
-        return await self.call(self.report_url, json.dumps([message]).encode())
+        body = json.dumps([message]).encode()
+        return await self.call(self.report_url, body) if self.report_url else 0
 
     def _now(self) -> str:
         now = datetime.fromtimestamp(self._clock.now_ms() / 1_000, _CHINA)
@@ -150,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="aliyun", description="Aliyun's SendSms, for trying.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=18_080)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--key-id", default="testId")
     parser.add_argument("--secret", default="testSecret")
     parser.add_argument("--report-url", default="", help="where receipts are pushed to")
@@ -163,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan=plan_of(arguments),
         recorder=Recorder(arguments.record),
     )
-    run(fake, arguments.host, arguments.port)
+    asyncio.run(serve(fake, arguments.host, arguments.port))
 
 
 if __name__ == "__main__":

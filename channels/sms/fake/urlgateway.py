@@ -2,14 +2,19 @@
 
     python -m channels.sms.fake.urlgateway --port 0 --user tact --password secret --fail 0.1
 
-Answers as Kannel 1.4.5 does. Receipts are GETs of the message's `dlr-url` with %d and %A filled in,
-repeated until they are answered with 2xx.
+prints one line of JSON with its port when it is ready, and takes lines of JSON on standard input:
+`{"mo": {"from": "+8613800138000", "text": "R"}}` is a customer's message, for which `--inbound-url`
+is called with %p, %a and %I filled in. Answers as Kannel 1.4.5 does. Receipts are GETs of the
+message's `dlr-url` with %d and %A filled in, repeated until they are answered with 2xx.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import json
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,6 +22,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
+import structlog
 from aiohttp import web
 from msgspec import Struct
 from yarl import URL
@@ -33,6 +40,10 @@ BODY_BYTES: Final = 64 * 1024
 """Of one request."""
 
 
+FLUSH_S: Final = 0.2
+"""How often what is recorded goes to the file."""
+
+_log = structlog.get_logger(__name__)
 _LATER: Final = "Temporal failure, try again later."
 
 
@@ -54,12 +65,13 @@ class HttpFake:
         self.repeat_s = repeat_s
         """Between two tries of a callback."""
         self.seen: deque[Seen] = deque(maxlen=SEEN)
-        self.requests = 0
-        self.taken = 0
-        self.url = ""
+        self.counts: dict[str, int] = {}
+        """How often each thing has happened: `requests`, `taken`, `called`, `mo`."""
+        self.url, self.port = "", 0
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._flusher: asyncio.TimerHandle | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the URL."""
@@ -72,8 +84,9 @@ class HttpFake:
         site = web.TCPSite(self._runner, host, port)
         await site.start()
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S))
-        bound_host, bound_port = self._runner.addresses[0][:2]
-        self.url = f"http://{bound_host}:{bound_port}"
+        self.port = self._runner.addresses[0][1]
+        self.url = f"http://{host}:{self.port}"
+        self._flush()
         return self.url
 
     async def stop(self) -> None:
@@ -86,14 +99,24 @@ class HttpFake:
             await self._session.close()
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._flusher is not None:
+            self._flusher.cancel()
         self.recorder.close()
+
+    def _flush(self) -> None:
+        self.recorder.flush()
+        self._flusher = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     async def answer(self, path: str, fields: dict[str, str], method: str) -> web.Response | None:
         """What a request is answered with; None: nothing, and the connection is cut."""
         raise NotImplementedError
 
+    async def customer_writes(self, sender: str, text: str) -> int:
+        """Bring a customer's message to the hub, once. Gives the status, 0 without an answer."""
+        raise NotImplementedError
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.requests += 1
+        self.count("requests")
         fields = dict(request.query)
         if request.content_type == "application/x-www-form-urlencoded":
             fields |= {name: str(value) for name, value in (await request.post()).items()}
@@ -104,10 +127,14 @@ class HttpFake:
             return web.Response(status=500)
         return response
 
+    def count(self, what: str) -> int:
+        """Add one to `counts`; gives the sum."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        return self.counts[what]
+
     def took(self, to: str, fields: dict[str, str]) -> None:
         """Remember a message that is taken."""
-        self.taken += 1
-        self.seen.append(Seen(self.taken, to, fields))
+        self.seen.append(Seen(self.count("taken"), to, fields))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Let a callback run beside the answer."""
@@ -121,6 +148,7 @@ class HttpFake:
     async def call(self, url: str, body: bytes | None = None) -> int:
         """Call back once; gives the status, 0 when there was no answer."""
         assert self._session is not None
+        self.count("called")
         kind = {"content-type": "application/json"} if body is not None else {}
         method = "GET" if body is None else "POST"
         target = URL(url, encoded=True)
@@ -158,12 +186,15 @@ class FakeUrlGateway(HttpFake):
         *,
         user: str = "tact",
         password: str = "secret",
+        inbound_url: str = "",
         plan: Plan | None = None,
         recorder: Recorder | None = None,
         repeat_s: float = 1.0,
     ) -> None:
         super().__init__(plan, recorder, repeat_s)
         self._user = user
+        self.inbound_url = inbound_url
+        """Called with a customer's message: %p its sender, %a its text, %I its id."""
         self._password = password
 
     async def answer(self, path: str, fields: dict[str, str], method: str) -> web.Response | None:
@@ -210,53 +241,74 @@ class FakeUrlGateway(HttpFake):
                 filled = url.replace("%d", str(kind)).replace("%A", quote(reply, safe=""))
                 await self.call_until_taken(filled)
 
-    async def customer_writes(self, get_url: str, sender: str, text: str) -> int:
-        """A customer's message: fill %p (sender), %a (text) and %I (id) into `get_url` and call it
-        once, as an `sms-service` with that `get-url` does. Gives the status."""
-        self.requests += 1
-        values = {"%p": sender, "%a": text, "%I": f"mo-{self.requests}"}
+    async def customer_writes(self, sender: str, text: str) -> int:
+        """As an `sms-service` with the `get-url` `inbound_url` does."""
+        values = {"%p": sender, "%a": text, "%I": f"mo-{self.count('mo')}"}
+        url = self.inbound_url
         for code, value in values.items():
-            get_url = get_url.replace(code, quote(value, safe=""))
-        return await self.call(get_url)
+            url = url.replace(code, quote(value, safe=""))
+        return await self.call(url) if url else 0
+
+
+class _Said(Struct, forbid_unknown_fields=True):
+    sender: str = msgspec.field(name="from")
+    text: str
+
+
+class _Line(Struct, forbid_unknown_fields=True):
+    mo: _Said
+
+
+async def _listen_to(fake: HttpFake) -> None:
+    """Customers' messages from standard input, until its end."""
+    reader = asyncio.StreamReader(limit=BODY_BYTES)
+    with contextlib.suppress(ValueError, OSError):  # a file or terminal that cannot be waited for
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+        )
+        while line := await reader.readline():
+            try:
+                said = msgspec.json.decode(line, type=_Line).mo
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                _log.warning("line not understood", error=type(error).__name__)
+                continue
+            await fake.customer_writes(said.sender, said.text)
 
 
 async def serve(fake: HttpFake, host: str, port: int) -> None:
-    """Run until it is cancelled; says where it listens."""
-    url = await fake.start(host, port)
-    sys.stdout.write(f"listening on {url}\n")
+    """Run until SIGTERM or SIGINT; says where it listens, and in the end what it has counted."""
+    await fake.start(host, port)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    sys.stdout.write(json.dumps({"port": fake.port, "url": fake.url}) + "\n")
     sys.stdout.flush()
-    try:
-        while True:
-            await asyncio.sleep(0.5)
-            fake.recorder.flush()
-    finally:
-        await fake.stop()
-
-
-def run(fake: HttpFake, host: str, port: int) -> None:
-    """`serve` until Ctrl-C."""
-    try:
-        asyncio.run(serve(fake, host, port))
-    except KeyboardInterrupt:
-        sys.stdout.write("stopped\n")
+    listening = asyncio.create_task(_listen_to(fake))
+    await stop.wait()
+    listening.cancel()
+    await asyncio.wait([listening])
+    await fake.stop()
+    sys.stdout.write(json.dumps({"counts": fake.counts}) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="urlgateway", description="A URL gateway like Kannel's.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=13013)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--user", default="tact")
     parser.add_argument("--password", default="secret")
+    parser.add_argument("--inbound-url", default="", help="called with a customer's message")
     add_arguments(parser)
     arguments = parser.parse_args(argv)
     fake = FakeUrlGateway(
         user=arguments.user,
         password=arguments.password,
+        inbound_url=arguments.inbound_url,
         plan=plan_of(arguments),
         recorder=Recorder(arguments.record),
     )
-    run(fake, arguments.host, arguments.port)
+    asyncio.run(serve(fake, arguments.host, arguments.port))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from channels.http import ANSWER_S, CONNECT_S, CONNECTIONS, CONNECTIONS_MAX, checked_url
+from channels.sms.smpp.status import CLASSES
 from channels.sms.web.reports import check_token
 from hub.contract.types import FailureClass, ReceiptStatus
 from hub.errors import ConfigError
@@ -163,9 +164,16 @@ _KANNEL_RECEIPTS: Final = ReceiptFields(
         "34": "failed",  # 2 and expired
         "66": "unknown",  # 2 and the SMSC does not know
     },
-    # The SMSC's refusal (NACK/11/Invalid Dest Addr), or the text of an SMPP receipt.
+    # The SMSC's refusal (NACK/0x0000000b/Invalid Dest Addr), or the text of an SMPP receipt.
     code_pattern=r"\A(NACK/[0-9A-Fa-fx]{1,10})(?:/|\Z)|\bstat:([A-Z]{1,8})\b.{0,8}?\berr:(\w{1,4})",
-    codes={"NACK/11": "dead_address", "NACK/0x0000000b": "dead_address", "EXPIRED": "expired"},
+    codes={
+        "EXPIRED": "expired",
+        **{
+            f"NACK/{int(status):#010x}": meaning
+            for status, meaning in CLASSES.items()
+            if meaning in ("dead_address", "rejected_content", "config")
+        },
+    },
 )
 
 
