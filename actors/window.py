@@ -40,6 +40,8 @@ RUNS = 1_000
 what a unit may be counted for too long."""
 RUNS_KEPT = 60
 """And is written down in so many at most: 120 to 300 bytes with a turn."""
+COARSE_GRAINS = 18
+"""Grains in one of these larger runs: 1,000 grains, the guard and a begun run are 57 of them."""
 GUARD = 0.004
 """A rolling window is taken to be longer by this part (4 ms on a second): two units that leave as
 far apart as allowed may arrive a little nearer to each other."""
@@ -158,7 +160,9 @@ class Window:
     """At most `count` units in any (t - window, t], counted exactly but for the grain.
 
     What leaves within one grain (a thousandth of the window, at least 1 ms) is one run, and counts
-    as though all of it had left with its last: for a little too long, never too short.
+    as though all of it had left with its last: for a little too long, never too short. Written down
+    it stands at the end of its grain. Grains lie on one grid, and larger runs are whole grains, so
+    that being written down and read again many times moves nothing further than once.
     """
 
     __slots__ = ("_at", "_gone", "_grain_ms", "_sum", "_window_ms", "limit", "open")
@@ -211,7 +215,7 @@ class Window:
             total = sums[-1] + units
             if at < last:
                 at = last
-            if at // grain == last // grain:
+            if -at // grain == -last // grain:  # both are in (k, k + 1] grains
                 times[-1], sums[-1] = at, total
                 return
         else:
@@ -258,14 +262,12 @@ class Window:
         return Kept(self.limit.key, self.open, base, runs) if runs or self.open else None
 
     def _coarse_ends(self) -> list[int]:
-        """The last run of each of the larger ones. They lie on a fixed grid, so that being written
-        down and read again many times moves nothing further than once."""
-        slot_ms = guarded_ms(self.limit.window_ms) / (RUNS_KEPT - 2)
+        """The last run of each of the larger ones."""
+        coarse_ms = self._grain_ms * COARSE_GRAINS
         ends = []
         index = 0
         while index < len(self._at):
-            next_slot = (self._at[index] // slot_ms + 1) * slot_ms
-            index = max(index + 1, bisect_left(self._at, next_slot))
+            index = bisect_right(self._at, -(-self._at[index] // coarse_ms) * coarse_ms)
             ends.append(index - 1)
         return ends
 

@@ -9,7 +9,7 @@ import pytest
 
 from actors import quota as quota_module
 from actors.quota import RESTARTS, Limit, Quota, Window, parse_limit
-from actors.window import RUNS, RUNS_KEPT, guarded_ms
+from actors.window import COARSE_GRAINS, RUNS, RUNS_KEPT, guarded_ms
 from hub.contract.times import to_ms
 from hub.errors import ConfigError
 
@@ -108,25 +108,30 @@ def test_a_full_window_is_small_and_coarsening_never_frees_early():
     kept = window.dump(now)
     assert kept is not None and len(kept.runs) < 2 * RUNS_KEPT
     again.load(kept, now)
-    slack = HOUR / (RUNS_KEPT - 2) + HOUR / RUNS + 1
+    slack = HOUR / RUNS * (COARSE_GRAINS + 1)
     for units in (1, 1_000, 75_000, 150_000):
         exact = window.ready_ms(units, now)
         assert NOW + (units - 1) * 23 + HOUR <= exact <= NOW + units * 23 + HOUR * 1.005
         assert exact <= again.ready_ms(units, now) <= exact + slack
 
 
-def test_being_written_down_many_times_moves_nothing_further_than_once():
-    window = Window(*limits("3000/min"))
-    for index in range(2_000):
-        window.take(1, NOW + index * 20)
-    now = NOW + 40_000
-    for _ in range(20):
-        kept = window.dump(now)
-        window = Window(window.limit)
-        window.load(kept, now)
+@pytest.mark.parametrize("between_ms", [7, 60, 400, 1_500])
+def test_being_written_down_many_times_moves_nothing_further_than_once(between_ms):
+    window, left = Window(*limits("9000/min")), []
+    now = NOW + 13
+    for _ in range(600):
         window.take(1, now)
-        now += 60
-    assert window.used(NOW + 61_200) < 2_020, "the oldest have left the window"
+        left.append(now)
+        kept = window.dump(now)
+        assert kept is not None and len(kept.runs) < 2 * RUNS_KEPT
+        window = Window(window.limit)
+        window.load(kept)
+        now += between_ms
+    length, late = guarded_ms(60_000), 60 * (COARSE_GRAINS + 1)
+    for later in range(0, 62_000, 500):
+        least = sum(at + length > now + later for at in left)
+        most = sum(at + length > now + later - late for at in left)
+        assert least <= window.used(now + later) <= most
 
 
 # ---- the calendar ------------------------------------------------------------------------------

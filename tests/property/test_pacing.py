@@ -1,0 +1,284 @@
+"""No window of any limit ever holds more than its count, whatever arrives, is late or crashes; and
+nothing waits longer than its limits demand.
+
+What is checked are departures, counted by force, of an account as actors/account.py runs one:
+attempts are opened when the quota allows, what the quota has to remember is written down before
+anything leaves, and each leaves when the pacer allows, at a timer that is late.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.pacer import Pacer
+from actors.quota import Limit, Quota, StateError, parse_limit
+from actors.window import RUNS, guarded_ms
+from hub.contract.zones import zone as zone_of
+from hub.policy.localtime import period
+
+NOW = 1_790_000_000_000.0
+ZONES = ("Asia/Shanghai", "Europe/Berlin", "America/New_York")
+SETTINGS = settings(deadline=None, max_examples=60)
+
+
+@dataclass
+class Departure:
+    at: float
+    app: str
+    recipient: str
+    units: int
+
+
+@dataclass
+class Attempt:
+    app: str
+    recipient: str
+    units: int
+    opened: float = 0.0
+
+
+@dataclass
+class Account:
+    """One account, its ledger, and what really left."""
+
+    limits: tuple[Limit, ...]
+    zone: str
+    chance: random.Random
+    late_ms: float
+    now: float = NOW
+    waiting: list[Attempt] = field(default_factory=list)
+    open: list[Attempt] = field(default_factory=list)
+    left: list[Departure] = field(default_factory=list)
+    written: bytes = b""
+    peers: dict[str, bytes] = field(default_factory=dict)
+    crashes: int = 0
+
+    def __post_init__(self) -> None:
+        self.pacer, self.quota = Pacer(self.limits), Quota(self.limits, self.zone)
+
+    def crash(self, away_ms: float) -> None:
+        """What was open may have left or not; what had not is sent by the next owner."""
+        self.crashes += 1
+        self.now += away_ms
+        self.pacer, self.quota = Pacer(self.limits), Quota(self.limits, self.zone)
+        self.pacer.restarted(self.now)
+        if self.written:
+            self.quota.load(self.written, self.now)
+        self.waiting, self.open = self.open + self.waiting, []
+
+    def reconfigure(self) -> None:
+        self.quota = self.quota.configured(self.limits, self.zone, self.now)
+
+    def step(self, most_ms: float) -> None:
+        """Open and let leave what may, then wait for the next moment, or up to `most_ms`."""
+        wake = min(self._open(), self._depart(), self.now + most_ms)
+        self.now = max(wake, self.now) + self.chance.uniform(0, self.late_ms)
+        if self.chance.random() < 0.1:
+            self.quota.forget_idle(self.now)
+            self.pacer.forget_idle(self.now)
+
+    def _open(self) -> float:
+        wake = math.inf
+        for attempt in list(self.waiting):
+            if len(self.open) >= 20:
+                break
+            who = attempt.recipient
+            if self.quota.recipient_dump(who) is None and who in self.peers:
+                self.quota.recipient_load(who, self.peers[who], self.now)
+            at = self.quota.ready(attempt.app, who, attempt.units, self.now).at_ms
+            if at == math.inf:
+                self.waiting.remove(attempt)
+            elif at > self.now:
+                wake = min(wake, at)
+            else:
+                self.waiting.remove(attempt)
+                self.quota.take(attempt.app, who, attempt.units, self.now)
+                attempt.opened = self.now
+                self.open.append(attempt)
+                self.written = self.quota.dump(self.now)
+                if (value := self.quota.recipient_dump(who)) is not None:
+                    self.peers[who] = value
+        return wake
+
+    def _depart(self) -> float:
+        wake = math.inf
+        for attempt in list(self.open):
+            who = attempt.app, attempt.recipient, attempt.units
+            if self.chance.random() < 0.03:
+                self.quota.give_back(*who, attempt.opened)
+                self.open.remove(attempt)
+                continue
+            ready = self.pacer.ready(*who, self.now)
+            if ready.at_ms <= self.now:
+                self.pacer.take(*who, self.now)
+                self.quota.move(*who, attempt.opened, self.now)
+                self.open.remove(attempt)
+                self.left.append(Departure(self.now, *who))
+            else:
+                wake = min(wake, ready.at_ms)
+                if ready.scope == "account":
+                    break
+        return wake
+
+
+def overfull(limits: tuple[Limit, ...], zone: str, left: list[Departure]) -> list[str]:
+    """Every limit that was exceeded, by the definition: one departure larger than a limit may be
+    in a window by itself."""
+    found = []
+    for limit in limits:
+        of: dict[str, list[Departure]] = {}
+        for one in left:
+            key = {"account": "", "app": one.app, "recipient": one.recipient}[limit.per]
+            of.setdefault(key, []).append(one)
+        for departures in of.values():
+            for index, last in enumerate(departures):
+                begin = (
+                    period(zone, limit.calendar, int(last.at))[0] - 0.5
+                    if limit.calendar
+                    else last.at - limit.window_ms
+                )
+                within = [one for one in departures[: index + 1] if one.at > begin]
+                if sum(one.units for one in within) > limit.count and len(within) > 1:
+                    found.append(f"{limit.text} per {limit.per}: {within}")
+                    break
+    return found
+
+
+def texts(*units: str) -> st.SearchStrategy[str]:
+    return st.builds("{}/{}".format, st.integers(1, 12), st.sampled_from(units))
+
+
+def rules(*units: str) -> st.SearchStrategy[tuple[Limit, ...]]:
+    per = st.sampled_from(("account", "app", "recipient"))
+    one = st.builds(parse_limit, texts(*units), per, st.just("test"))
+    return st.lists(one, min_size=1, max_size=4).map(tuple)
+
+
+@SETTINGS
+@given(
+    limits=rules("s", "2s", "10s", "11s", "min", "h", "24h", "day", "month"),
+    zone=st.sampled_from(ZONES),
+    seed=st.integers(0, 2**32),
+    late_ms=st.sampled_from((0.0, 2.0, 50.0, 3_000.0)),
+    pause_ms=st.sampled_from((100.0, 5_000.0, 600_000.0, 20_000_000.0)),
+    crashes=st.sampled_from((0.0, 0.02, 0.2)),
+)
+def test_no_window_is_ever_exceeded(limits, zone, seed, late_ms, pause_ms, crashes):
+    chance = random.Random(seed)
+    assert zone_of(zone) is not None
+    account = Account(limits, zone, chance, late_ms)
+    for _ in range(150):
+        for _ in range(chance.choice((0, 0, 1, 3))):
+            app, who = chance.choice("ab"), chance.choice("rstu")
+            account.waiting.append(Attempt(app, who, chance.choice((1, 1, 1, 2, 5))))
+        account.step(chance.choice((pause_ms, pause_ms / 50)))
+        if chance.random() < crashes:
+            account.crash(chance.choice((0.0, 300.0, 70_000.0)))
+        elif chance.random() < 0.02:
+            account.reconfigure()
+    assert overfull(limits, zone, account.left) == []
+
+
+def test_the_check_finds_a_window_that_is_exceeded():
+    limits = (parse_limit("2/min", "app", "test"), parse_limit("3/day", "account", "test"))
+    fits = [Departure(NOW + at, "a", "r", 1) for at in (0, 0, 60_000)]
+    assert overfull(limits, ZONES[0], fits) == []
+    assert len(overfull(limits, ZONES[0], [*fits, Departure(NOW + 60_001, "a", "r", 1)])) == 1
+    early = [Departure(NOW + at, "a", "r", 1) for at in (0, 0, 59_999)]
+    assert len(overfull(limits, ZONES[0], early)) == 1
+
+
+@SETTINGS
+@given(
+    limits=rules("11s", "min", "h", "24h", "day"),
+    seed=st.integers(0, 2**32),
+)
+def test_nothing_waits_longer_than_its_limits_demand(limits, seed):
+    """At a granule before it is said to be ready, it would have exceeded a limit."""
+    chance, zone, now = random.Random(seed), ZONES[seed % 3], NOW
+    quota, left = Quota(limits, zone), []
+    for _ in range(120):
+        now += chance.choice((0.0, 40.0, 5_000.0, 500_000.0))
+        one = Departure(now, chance.choice("ab"), chance.choice("rs"), chance.choice((1, 1, 2)))
+        ready = quota.ready(one.app, one.recipient, one.units, now)
+        if ready.at_ms == math.inf:
+            assert any(limit.count < one.units for limit in limits)
+            continue
+        if ready.at_ms > now:
+            binding = [
+                rule for rule in limits if (rule.text, rule.per) == (ready.limit, ready.scope)
+            ]
+            window = binding[0].window_ms
+            slack = guarded_ms(window) - window + 2 * max(1, window // RUNS) + 1 if window else 1
+            too_early = Departure(ready.at_ms - slack, one.app, one.recipient, one.units)
+            assert overfull(tuple(binding), zone, [*left, too_early])
+            now = ready.at_ms
+            one.at = now
+            assert quota.ready(one.app, one.recipient, one.units, now).at_ms == now
+        quota.take(one.app, one.recipient, one.units, now)
+        quota.move(one.app, one.recipient, one.units, now, now)
+        left.append(one)
+    assert overfull(limits, zone, left) == []
+
+
+@SETTINGS
+@given(limits=rules("s", "2s", "10s"), seed=st.integers(0, 2**32))
+def test_an_account_that_may_send_does(limits, seed):
+    """All that waits leaves in the time its tightest limits give it, and nothing starves."""
+    chance = random.Random(seed)
+    account = Account(limits, ZONES[0], chance, 2.0)
+    sizes = [chance.choice((1, 1, 2, 5, 15)) for _ in range(40)]
+    account.waiting = [Attempt("a", chance.choice("rs"), units) for units in sizes]
+    account.chance = random.Random(1)
+    demanded = max(
+        sum(math.ceil(max(units, limit.count) / limit.count) + 1 for units in sizes)
+        * guarded_ms(limit.window_ms)
+        for limit in limits
+    )
+    while account.waiting or account.open:
+        account.step(60_000)
+        assert account.now <= NOW + demanded + 10_000
+    assert overfull(limits, ZONES[0], account.left) == []
+
+
+@SETTINGS
+@given(data=st.binary(max_size=80))
+def test_what_cannot_be_read_is_said_so_whatever_it_is(data):
+    limits = tuple(
+        parse_limit(text, per, "test")
+        for text in ("5/min", "5/day", "5/month")
+        for per in ("account", "recipient")
+    )
+    quota = Quota(limits, ZONES[0])
+    for read in (quota.load, lambda one, now: quota.recipient_load("r", one, now)):
+        try:
+            read(data, NOW)
+        except StateError:
+            continue
+        assert quota.ready("a", "r", 1, NOW).at_ms >= NOW
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_written_is_never_freer_than_what_was_counted(seed):
+    chance, now = random.Random(seed), NOW
+    limits = (parse_limit("500/min", "account", "test"), parse_limit("40/h", "recipient", "test"))
+    quota, written = Quota(limits, ZONES[0]), Quota(limits, ZONES[0])
+    for _ in range(2_000):
+        now += chance.uniform(0, 200)
+        quota.take("a", "r", 1, now)
+        if chance.random() < 0.9:
+            quota.move("a", "r", 1, now, now)
+        else:
+            quota.give_back("a", "r", 1, now)
+        if chance.random() < 0.05:
+            written = Quota(limits, ZONES[0])
+            written.load(quota.dump(now), now)
+            for units in (1, 7, 39, 40):
+                exact = quota.ready("a", "r", units, now).at_ms
+                assert exact <= written.ready("a", "r", units, now).at_ms or exact > now
