@@ -24,7 +24,6 @@ from actors.account_state import (
     UNKNOWN,
     WAITING,
     Attempt,
-    Outbound,
     attempt_key,
     pack,
     unpack_attempt,
@@ -36,11 +35,12 @@ from channels.provider import ProviderInbound, Stored
 from hub.contract.subjects import account_log, account_partition
 from hub.contract.times import rfc3339
 from hub.contract.types import Delivery, DndSet, FailureClass, Inbound, Receipt, ReceiptStatus
-from hub.ledger.port import PartitionImage
+from hub.ledger.port import Outbound, PartitionImage
 from hub.metrics import Series
 
 SOURCE = "accounts"
-"""Who publishes the receipts, inbound messages and commands of accounts."""
+"""Who publishes the receipts, inbound messages and commands of accounts; see `hub.ledger.accounts`.
+"""
 PEERS_MAX = 1_000_000
 """Addresses of one partition whose customer is remembered; then those longest unused are
 forgotten, a tenth at a time."""

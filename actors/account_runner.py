@@ -19,44 +19,26 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any
 
-import msgspec
 import structlog
 
 from actors.account import Account
+from actors.account_io import AccountLedger, Bodies, Outbox, decode_deliveries, entries_of
 from actors.account_mail import Answered, Letter, Linked, Mailbox, Reported, Written
-from actors.account_partition import (
-    OWN,
-    AccountPartition,
-    TurnChanges,
-    attempt_of,
-    handed_subjects,
-    own_delivery,
-)
-from actors.account_queue import Entry
+from actors.account_partition import AccountPartition, TurnChanges, attempt_of
 from actors.account_receipts import hear, know_peer, learn_ids, receive
-from actors.account_state import ACCEPTED, Outbound, pack
-from actors.batch import arrays
+from actors.account_state import ACCEPTED, attempt_key
 from channels.accounts import AccountConfig
-from channels.provider import Events, Provider, Stored
+from channels.provider import Events, Provider
 from channels.registry import PROVIDERS
 from hub import limits
 from hub.clock import Clock
-from hub.contract.subjects import account_log, account_partition, delivery_subject, log_subject
+from hub.contract.subjects import account_log, account_partition
 from hub.contract.times import parse_rfc3339
 from hub.contract.types import Delivery
 from hub.errors import TactError
-from hub.ledger.port import (
-    LOG_VERSION,
-    FenceLost,
-    IntakeReader,
-    LogRecord,
-    PartitionImage,
-)
-from hub.ledger.port import (
-    Entry as BatchEntry,
-)
+from hub.ledger.port import FenceLost, IntakeReader, PartitionImage
 from hub.metrics import Metrics
 
 log = structlog.get_logger("tact.accounts")
@@ -73,42 +55,6 @@ LETTERS_TURN = 2_048
 """Provider events in one turn: what they change must fit a log record."""
 OUTBOX_TURNS = 256
 """Turns whose receipts INTAKE has not acknowledged; then nothing more is taken or claimed."""
-FETCHES = 64
-"""Bodies read from the ledger at a time."""
-OUTBOX_RETRY_S = 2.0
-
-_decode = msgspec.json.Decoder(list[Delivery] | Delivery).decode
-
-
-class AccountLedger(Protocol):
-    """What a host of accounts needs of the streams. `number` is that of an account log."""
-
-    partitions: int
-
-    async def claim(self, partition: int, owner: str, now_ms: int) -> PartitionImage: ...
-
-    async def commit(
-        self, commit_id: str, entries: Sequence[BatchEntry], fences: dict[int, int]
-    ) -> int: ...
-
-    async def snapshot(
-        self,
-        partition: int,
-        fence: int,
-        at_ms: int,
-        checkpoint: dict[str, int],
-        states: dict[str, bytes],
-        epoch: int,
-    ) -> None: ...
-
-    def deliveries(self, channels: Iterable[str]) -> IntakeReader:
-        """A reader whose lanes are channels, and whose partitions are those of accounts."""
-
-    async def stored(self, sequence: int) -> bytes | None:
-        """The payload of one LEDGER message; None when it is gone."""
-
-    async def tell(self, outbound: Sequence[Outbound]) -> None:
-        """Store objects in INTAKE; returns when all are. Raises TactError: some may be."""
 
 
 class AccountRunner:
@@ -145,9 +91,8 @@ class AccountRunner:
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: dict[str, Account] = {}
         """Accounts with claimed deliveries that have not departed."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._fetching = 0
-        self._loaded: deque[tuple[Account, Entry, Delivery | None]] = deque()
+        self._outbox = Outbox(ledger, self._look.set)
+        self._bodies = Bodies(ledger, clock, self._look.set)
         self._snapshot: asyncio.Task[None] | None = None
         self._commits = 0
         self._stopping = False
@@ -212,13 +157,28 @@ class AccountRunner:
         self._look.set()
         await self._stopped.wait()
 
-    async def callback(self, account: str) -> Provider | None:
+    def provider_of(self, account: str) -> Provider | None:
         """The provider of an account that is served here, for a request of the other side."""
         for partition in self.partitions.values():
             if not partition.lost and self._owns(partition, account):
                 self._account(partition, account)
                 return self._providers[account][0]
         return None
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """The accounts in memory: what waits, what is open, their connection and circuit."""
+        now = self._clock.now_ms()
+        return {
+            name: {
+                "waiting": account.queue.size,
+                "open": len(account.open),
+                "window": account.gate.link.window,
+                "reason": account.gate.link.reason,
+                "circuit": account.gate.breaker.state(now),
+            }
+            for partition in self.partitions.values()
+            for name, account in partition.accounts.items()
+        }
 
     async def _between_turns(self, order: Order) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -253,8 +213,8 @@ class AccountRunner:
     def _begin_serving(self, partition: AccountPartition) -> None:
         now = self._clock.now_ms()
         partition.restore(lambda name: self._account(partition, name), now)
-        for key, outbound in partition.unsent.items():
-            self._tell(partition, key, outbound)
+        for key in partition.unsent:
+            self._outbox.send(partition, key)
         self._connect_all(partition)
 
     def _connect_all(self, partition: AccountPartition) -> None:
@@ -366,10 +326,8 @@ class AccountRunner:
             done.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=DRAIN_S)
-        for task in self._tasks:
-            task.cancel()
+        await self._outbox.close(DRAIN_S)
+        await self._bodies.close(0.0)
         if self._reader is not None:
             await self._reader.close()
         self._stopped.set()
@@ -390,8 +348,7 @@ class AccountRunner:
         """Everything that is there, into the partitions' turns."""
         now = self._clock.now_ms()
         self._hear()
-        while self._loaded:
-            account, entry, delivery = self._loaded.popleft()
+        for account, entry, delivery in self._bodies.take():
             account.loaded(entry, delivery, now)
             self._dirty[account.name] = account
         for partition in self.partitions.values():
@@ -401,7 +358,8 @@ class AccountRunner:
         if not self._backed_up:
             self._take_deliveries(now)
             self._claim(now)
-        self._fetch()
+        for partition in self.partitions.values():
+            self._bodies.ask(partition.fetches)
 
     def _take_deliveries(self, now: int) -> None:
         if self._reader is None:
@@ -418,7 +376,7 @@ class AccountRunner:
                 if partition is None or message.sequence <= partition.checkpoint.get(channel, 0):
                     continue
                 partition.passed(channel, message.sequence)
-                deliveries = _decode(message.payload)
+                deliveries = decode_deliveries(message.payload)
                 some = deliveries if isinstance(deliveries, list) else [deliveries]
                 for place, delivery in enumerate(some):
                     self._take(partition, delivery, message.sequence, place, now)
@@ -504,7 +462,7 @@ class AccountRunner:
         if entry is not None and any(entry.attempt.ids):
             learn_ids(partition, account, delivery, entry.attempt, now)
             if entry.attempt.state == ACCEPTED:
-                partition.wake(entry.attempt.wake_ms, f"a:{delivery}")
+                partition.wake(entry.attempt.wake_ms, attempt_key(delivery))
 
     # ---- leaving -------------------------------------------------------------------------------
 
@@ -534,23 +492,7 @@ class AccountRunner:
         partition = turn.partition
         self._commits += 1
         commit_id = f"{self._name}-{self._commits}"
-        entries = [
-            BatchEntry(delivery_subject(*to), payload, limits.DELIVERY_TTL_S)
-            for to, some in handed_subjects(turn.handed, partition.partitions).items()
-            for payload in arrays(some)
-        ]
-        record = LogRecord(
-            LOG_VERSION,
-            commit_id,
-            partition.epoch,
-            partition.fence,
-            turn.at_ms,
-            "",
-            turn.checkpoint,
-            turn.changed,
-        )
-        payload = pack(record)
-        entries.append(BatchEntry(log_subject(partition.log), payload, expected=partition.fence))
+        entries = entries_of(turn, commit_id)
         started_s = self._clock.steady_s()
         try:
             last = await self._ledger.commit(commit_id, entries, {partition.log: partition.fence})
@@ -559,7 +501,7 @@ class AccountRunner:
             return
         self._metrics.observe("tact_account_commit_seconds", self._clock.steady_s() - started_s)
         partition.fence = last
-        partition.log_bytes += len(payload)
+        partition.log_bytes += len(entries[-1].payload)
         for (name, labels), count in turn.counted.items():
             self._metrics.add(name, labels, count)
         self._committed(turn)
@@ -572,7 +514,7 @@ class AccountRunner:
             if account.claimed:
                 account.committed()
         if turn.outbox:
-            self._tell(partition, turn.outbox, partition.unsent[turn.outbox])
+            self._outbox.send(partition, turn.outbox)
         self._depart()
 
     def _lost(self, turn: TurnChanges, error: TactError) -> None:
@@ -588,67 +530,6 @@ class AccountRunner:
         for stored in turn.stored:
             stored(False)
         self._look.set()
-
-    def _tell(self, partition: AccountPartition, key: str, outbound: list[Outbound]) -> None:
-        self._start(self._tell_until_stored(partition, key, outbound))
-
-    async def _tell_until_stored(
-        self, partition: AccountPartition, key: str, outbound: list[Outbound]
-    ) -> None:
-        while not partition.lost:
-            try:
-                await self._ledger.tell(outbound)
-            except TactError as error:
-                log.warning("outbox-waits", code=error.code, partition=partition.number)
-                await asyncio.sleep(OUTBOX_RETRY_S)
-                continue
-            partition.settled(key)
-            self._look.set()
-            return
-
-    # ---- bodies --------------------------------------------------------------------------------
-
-    def _fetch(self) -> None:
-        """Read the bodies that were asked for, a bounded number at a time."""
-        for partition in self.partitions.values():
-            while partition.fetches and self._fetching < FETCHES:
-                account, entry = partition.fetches.pop(0)
-                self._fetching += 1
-                self._start(self._fetch_one(account, entry))
-
-    async def _fetch_one(self, account: Account, entry: Entry) -> None:
-        delivery: Delivery | None = None
-        try:
-            delivery = await self._body(account, entry)
-        except TactError as error:
-            log.warning("body-waits", code=error.code)
-            await asyncio.sleep(OUTBOX_RETRY_S)
-            partition = self._partition_of(account)
-            if partition is not None:
-                partition.fetches.append((account, entry))
-            return
-        finally:
-            self._fetching -= 1
-            self._look.set()
-        self._loaded.append((account, entry, delivery))
-
-    async def _body(self, account: Account, entry: Entry) -> Delivery | None:
-        attempt = entry.attempt
-        if attempt.app == OWN:
-            text = account.config.opt_out.reply
-            now = self._clock.now_ms()
-            return None if text is None else own_delivery(entry.id, attempt, text, now)
-        payload = await self._ledger.stored(attempt.sequence)
-        if payload is None:
-            return None
-        found = _decode(payload)
-        some = found if isinstance(found, list) else [found]
-        return next((one for one in some if one.id == entry.id), None)
-
-    def _start(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # ---- waiting -------------------------------------------------------------------------------
 
@@ -715,6 +596,3 @@ async def _soon(event: asyncio.Event, timeout_s: float) -> None:
             await event.wait()
     except TimeoutError:
         pass  # a wake-up or claim is due
-
-
-__all__ = ["AccountLedger", "AccountRunner", "Stored"]

@@ -17,6 +17,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct, field
 
+from hub.ledger.port import Outbound
+
 WAITING, OPEN, UNKNOWN, ACCEPTED, DONE = range(5)
 """Of an attempt. OPEN from before the provider is called until it has answered: one that is found
 OPEN after a crash may have been sent. UNKNOWN: it left and no answer came. ACCEPTED: receipts may
@@ -94,15 +96,6 @@ class AccountState(Struct, array_like=True):
     """What must survive of the account itself."""
 
     quota: bytes = b""
-
-
-class Outbound(Struct, array_like=True, frozen=True):
-    """One object for INTAKE."""
-
-    lane: str
-    customer: str
-    message_id: str
-    payload: bytes
 
 
 pack = msgspec.msgpack.Encoder().encode

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from channels.accounts import AccountConfig
+
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
@@ -18,6 +20,10 @@ class HubSettings:
     """Conversation partitions, as provisioned."""
     hosts: int = 1
     """ConversationHost actors to keep running."""
+    accounts: tuple[AccountConfig, ...] = ()
+    """The managed accounts, with their secrets."""
+    account_hosts: int = 1
+    """AccountHost actors to keep running, if there are accounts."""
     silent_s: float = 5.0
     """A host that does not answer for this long is replaced; its fences are taken over."""
 

@@ -1,23 +1,27 @@
 """Supervisor: a Ray actor that keeps hosts running and every partition owned.
 
-A reconcile loop: look at the hosts, plan, ask for the moves. It decides nothing about messages and
-may die at any time; being wrong about who owns what costs a claim, never a duplicate (the fence).
+A reconcile loop for each fleet (hosts of conversations, hosts of accounts): look at the hosts,
+plan, ask for the moves. It decides nothing about messages and may die at any time; being wrong
+about who owns what costs a claim, never a duplicate (the fence).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import ray
 import structlog
 from ray.actor import ActorHandle
 
+from actors.account_host import AccountHost
 from actors.host import ConversationHost
 from actors.placement import Moves, outdated, plan
 from actors.settings import HubSettings
-from hub.clock import SystemClock
+from channels.accounts import AccountConfig
+from hub.clock import Clock, SystemClock
 from hub.metrics import Snapshot
 from hub.policy.document import parse_policy, policy_version
 
@@ -50,45 +54,50 @@ class _Host:
         return set((self.status or {}).get("partitions", ())) | self.claiming
 
 
-class Supervisor:
-    """Starts `settings.hosts` hosts and places `settings.partitions` on them."""
+class Fleet:
+    """Hosts of one kind, and the partitions they share."""
 
-    def __init__(self, settings: HubSettings) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        actor: type,
+        settings: HubSettings,
+        clock: Clock,
+        count: int,
+        greet: Callable[[ActorHandle], Awaitable[Any]],
+    ) -> None:
+        """`greet`: what a host that has just come up is told."""
+        self.hosts: dict[str, _Host] = {}
+        self._prefix = prefix
+        self._actor = actor
         self._settings = settings
-        self._policy = settings.policy
-        self._clock = SystemClock()
-        self._hosts: dict[str, _Host] = {}
+        self._clock = clock
+        self._count = count
+        self._greet = greet
         self._started = 0
-        self._loop: asyncio.Task[None] | None = None
-        self._stopping = False
 
-    async def start(self) -> None:
-        """Start hosts and the loop. Returns at once; `status()` says when all is owned."""
-        if self._loop is None:
-            self._loop = asyncio.create_task(self._run())
+    # ---- questions -----------------------------------------------------------------------------
 
-    async def status(self) -> dict[str, Any]:
-        hosts = [
+    def describe(self) -> list[dict[str, Any]]:
+        """Every host that counts, as it last said."""
+        return [
             {**host.last, "name": host.name, "alive": host.status is not None}
-            for host in self._hosts.values()
+            for host in self.hosts.values()
             if not host.replaced
         ]
+
+    def unowned(self) -> list[int]:
+        """Partitions that nobody serves."""
+        if not self._count:
+            return []
         owned = {
-            n for host in self._hosts.values() for n in (host.status or {}).get("partitions", ())
+            n for host in self.hosts.values() for n in (host.status or {}).get("partitions", ())
         }
-        unowned = sorted(set(range(self._settings.partitions)) - owned)
-        reasons = []
-        if unowned:
-            reasons.append(f"{len(unowned)} partitions without an owner")
-        reasons += [f"{h['name']} has no NATS" for h in hosts if not h.get("connected", True)]
-        reasons += [f"{h['name']}: the ledger is full" for h in hosts if h.get("full")]
-        return {
-            "ready": not reasons,
-            "reason": "; ".join(reasons),
-            "hosts": hosts,
-            "unowned": unowned,
-            "policy": policy_version(parse_policy(self._policy)),
-        }
+        return sorted(set(range(self._settings.partitions)) - owned)
+
+    def live(self) -> list[_Host]:
+        """Hosts that answer."""
+        return [host for host in self.hosts.values() if host.status is not None]
 
     async def metrics(self) -> dict[str, Snapshot]:
         """The counters of every host that answers, by incarnation."""
@@ -101,51 +110,39 @@ class Supervisor:
             except (TimeoutError, ray.exceptions.RayError):
                 return None  # it is dead or silent: the total keeps what it last told
 
-        live = [host for host in self._hosts.values() if host.status is not None]
-        answers = await asyncio.gather(*map(ask, live))
+        answers = await asyncio.gather(*map(ask, self.live()))
         return dict(answer for answer in answers if answer is not None)
-
-    async def apply_policy(self, text: str) -> str:
-        """Replace the policy on all hosts; returns its version. Raises PolicyError."""
-        version = policy_version(parse_policy(text))
-        self._policy = text
-        for host in self._hosts.values():
-            if host.status is not None:
-                await host.handle.apply_policy.remote(text)
-        return version
 
     async def stop(self) -> None:
         """Let every host finish its turn and commit, then end them."""
-        self._stopping = True
-        if self._loop is not None:
-            await asyncio.wait([self._loop])
 
         async def end(host: _Host) -> None:
             with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
-                async with asyncio.timeout(self._settings.silent_s):
+                async with asyncio.timeout(self._settings.silent_s * 2):
                     await host.handle.stop.remote()
             ray.kill(host.handle, no_restart=True)
 
-        await asyncio.gather(*map(end, self._hosts.values()))
+        await asyncio.gather(*map(end, self.hosts.values()))
 
     # ---- the loop ------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        while not self._stopping:
-            self._keep_hosts()
-            for host in self._hosts.values():
-                self._look(host)
-            self._place()
-            await asyncio.sleep(LOOK_S)
+    def reconcile(self) -> None:
+        """One round. Starts what takes long and does not wait for it."""
+        if not self._count:
+            return
+        self._keep_hosts()
+        for host in self.hosts.values():
+            self._look(host)
+        self._place()
 
     def _keep_hosts(self) -> None:
         """As many hosts as configured, not counting those that were replaced."""
-        serving = [host for host in self._hosts.values() if not host.replaced]
-        for _ in range(self._settings.hosts - len(serving)):
-            name = f"tact-host-{self._started}"
+        serving = [host for host in self.hosts.values() if not host.replaced]
+        for _ in range(self._count - len(serving)):
+            name = f"{self._prefix}-{self._started}"
             self._started += 1
-            handle = _host_actor(self._settings, name)
-            self._hosts[name] = _Host(name, handle, self._clock.steady_s())
+            handle = _host_actor(self._actor, self._settings, name)
+            self.hosts[name] = _Host(name, handle, self._clock.steady_s())
 
     def _look(self, host: _Host) -> None:
         """Keep one status call under way, and notice when it goes unanswered."""
@@ -170,18 +167,16 @@ class Supervisor:
         host.seen_s = self._clock.steady_s()
         if host.replaced:
             log.info("host-retired", host=host.name)
-            self._hosts.pop(host.name, None)
+            self.hosts.pop(host.name, None)
             ray.kill(host.handle, no_restart=True)
             return
         if status["incarnation"] != host.last.get("incarnation"):
             log.info("host-up", host=host.name, pid=status["pid"])
-            await host.handle.apply_policy.remote(self._policy)
+            await self._greet(host.handle)
         host.status = host.last = status
 
     def _place(self) -> None:
-        answering = {
-            n: h for n, h in self._hosts.items() if h.status is not None and not h.replaced
-        }
+        answering = {n: h for n, h in self.hosts.items() if h.status is not None and not h.replaced}
         if any(host.moving is not None for host in answering.values()):
             return
         stale = outdated({n: (h.status or {})["epochs"] for n, h in answering.items()})
@@ -213,8 +208,98 @@ class Supervisor:
             host.moving = None
 
 
-def _host_actor(settings: HubSettings, name: str) -> ActorHandle:
-    actor = ray.remote(ConversationHost)
+class Supervisor:
+    """Starts the hosts of `settings` and places `settings.partitions` on those of each kind."""
+
+    def __init__(self, settings: HubSettings) -> None:
+        self._settings = settings
+        self._policy = settings.policy
+        self._accounts: Sequence[AccountConfig] = settings.accounts
+        clock = SystemClock()
+        self._conversations = Fleet(
+            "tact-host", ConversationHost, settings, clock, settings.hosts, self._greet
+        )
+        self._account_hosts = Fleet(
+            "tact-accounts",
+            AccountHost,
+            settings,
+            clock,
+            settings.account_hosts if settings.accounts else 0,
+            self._greet_accounts,
+        )
+        self._fleets = [self._conversations, self._account_hosts]
+        self._loop: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start hosts and the loop. Returns at once; `status()` says when all is owned."""
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._run())
+
+    async def status(self) -> dict[str, Any]:
+        """How all hosts are, and what keeps the hub from being ready."""
+        hosts, account_hosts = (fleet.describe() for fleet in self._fleets)
+        unowned, unserved = (fleet.unowned() for fleet in self._fleets)
+        reasons = []
+        if unowned:
+            reasons.append(f"{len(unowned)} partitions without an owner")
+        if unserved:
+            reasons.append(f"{len(unserved)} partitions of accounts without an owner")
+        every = [*hosts, *account_hosts]
+        reasons += [f"{h['name']} has no NATS" for h in every if not h.get("connected", True)]
+        reasons += [f"{h['name']}: the ledger is full" for h in every if h.get("full")]
+        return {
+            "ready": not reasons,
+            "reason": "; ".join(reasons),
+            "hosts": hosts,
+            "account_hosts": account_hosts,
+            "unowned": unowned,
+            "policy": policy_version(parse_policy(self._policy)),
+        }
+
+    async def metrics(self) -> dict[str, Snapshot]:
+        """The counters of every host that answers, by incarnation."""
+        found = await asyncio.gather(*(fleet.metrics() for fleet in self._fleets))
+        return {name: snapshot for some in found for name, snapshot in some.items()}
+
+    async def apply_policy(self, text: str) -> str:
+        """Replace the policy on all hosts; returns its version. Raises PolicyError."""
+        version = policy_version(parse_policy(text))
+        self._policy = text
+        for host in self._conversations.live():
+            await host.handle.apply_policy.remote(text)
+        return version
+
+    async def apply_accounts(self, accounts: Sequence[AccountConfig]) -> None:
+        """Replace the accounts on all hosts. The first accounts of a hub need its restart."""
+        self._accounts = accounts
+        for host in self._account_hosts.live():
+            await host.handle.configure.remote(accounts)
+
+    async def stop(self) -> None:
+        """Let every host finish its turn and commit, then end them; accounts first, so that what
+        they still tell is decided."""
+        self._stopping = True
+        if self._loop is not None:
+            await asyncio.wait([self._loop])
+        await self._account_hosts.stop()
+        await self._conversations.stop()
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            for fleet in self._fleets:
+                fleet.reconcile()
+            await asyncio.sleep(LOOK_S)
+
+    async def _greet(self, handle: ActorHandle) -> None:
+        await handle.apply_policy.remote(self._policy)
+
+    async def _greet_accounts(self, handle: ActorHandle) -> None:
+        await handle.configure.remote(self._accounts)
+
+
+def _host_actor(kind: type, settings: HubSettings, name: str) -> ActorHandle:
+    actor = ray.remote(kind)
     return actor.options(  # type: ignore[no-any-return]
         name=name,
         namespace=NAMESPACE,

@@ -80,6 +80,15 @@ class IntakeMessage(Struct):
     """MessagePack (header Content-Type: application/msgpack) instead of JSON."""
 
 
+class Outbound(Struct, array_like=True, frozen=True):
+    """One object that a host publishes to INTAKE, after it was committed that it will."""
+
+    lane: str
+    customer: str
+    message_id: str
+    payload: bytes
+
+
 class LedgerError(TactError):
     """Root of what can go wrong between us and the streams."""
 

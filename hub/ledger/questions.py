@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -35,8 +36,12 @@ class AskFailed(LedgerError):
     code = "ask-failed"
 
 
-async def serve(connection: Connection, partition: int, handler: Handler) -> Subscription:
-    """Answer questions to a partition, one at a time, until the result's `unsubscribe()`."""
+async def serve(
+    connection: Connection, partition: int, handler: Handler, *, at_once: int = 1
+) -> Subscription:
+    """Answer questions to a partition, so many at a time, until the result's `unsubscribe()`."""
+    room = asyncio.Semaphore(at_once)
+    under_way: set[asyncio.Task[None]] = set()
 
     async def answer(message: Msg) -> None:
         try:
@@ -51,7 +56,15 @@ async def serve(connection: Connection, partition: int, handler: Handler) -> Sub
         except LedgerUnavailable:
             _log.info("ask.answer_lost", partition=partition)  # whoever asked asks again
 
-    return await connection.subscribe(ask_subject(partition), answer)
+    async def beside_others(message: Msg) -> None:
+        await room.acquire()
+        task = asyncio.create_task(answer(message))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+        task.add_done_callback(lambda _: room.release())
+
+    take = answer if at_once == 1 else beside_others
+    return await connection.subscribe(ask_subject(partition), take)
 
 
 async def ask(

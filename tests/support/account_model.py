@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from actors.account_partition import SOURCE
-from actors.account_state import Outbound
 from channels.provider import (
     Answer,
     Callback,
@@ -22,7 +21,7 @@ from channels.provider import (
     Unsendable,
 )
 from hub.contract.types import Delivery
-from hub.ledger.port import IntakeMessage
+from hub.ledger.port import IntakeMessage, Outbound
 from tests.support.model import ModelLedger, Stored, Streams
 from tests.support.network import Network
 

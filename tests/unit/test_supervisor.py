@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from actors.supervisor import Supervisor, _Host
+from actors.supervisor import Fleet, _Host
 from hub.metrics import Snapshot
 
 
@@ -16,6 +16,6 @@ async def test_counters_stand_under_the_process_that_told_them():
 
     host = _Host("host", SimpleNamespace(metrics=SimpleNamespace(remote=told)), 0.0)
     host.status = host.last = {"incarnation": "host-old"}
-    supervisor = Supervisor.__new__(Supervisor)
-    supervisor._hosts = {"host": host}
-    assert await supervisor.metrics() == {"host-new": Snapshot()}
+    fleet = Fleet.__new__(Fleet)
+    fleet.hosts = {"host": host}
+    assert await fleet.metrics() == {"host-new": Snapshot()}

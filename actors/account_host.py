@@ -1,0 +1,187 @@
+"""AccountHost: a Ray actor around an `AccountRunner`, and nothing more.
+
+One process with many accounts; it talks to NATS and to providers itself, the data path never makes
+a Ray call. The calls here are the supervisor's: place, release, look. Source: ADR 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from actors.account_runner import AccountRunner
+from actors.host import GC_THRESHOLD
+from actors.settings import HubSettings
+from channels.accounts import AccountConfig
+from channels.provider import Callback, Events, Provider, Reply
+from channels.registry import PROVIDERS
+from hub.clock import SystemClock
+from hub.contract.subjects import account_log
+from hub.ledger.accounts import AccountStreams
+from hub.ledger.connection import Connection, connect
+from hub.ledger.questions import serve
+from hub.metrics import Metrics, Series, Snapshot
+
+CALLBACKS_AT_ONCE = 256
+"""Requests of providers that wait to be stored, a partition; NATS keeps the next."""
+GAUGED_ACCOUNTS = 1_000
+"""Accounts of one host with gauges of their own; of more, those that have something waiting."""
+_CIRCUIT = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
+
+log = structlog.get_logger("tact.accounts")
+
+
+class Asked(msgspec.Struct):
+    """A provider's HTTP request, passed on by the hub's HTTP server. MessagePack."""
+
+    account: str
+    callback: Callback
+
+
+_decode_asked = msgspec.msgpack.Decoder(Asked).decode
+
+
+class AccountHost:
+    """Methods are called by the supervisor through Ray. `status()` comes first."""
+
+    def __init__(self, settings: HubSettings, name: str) -> None:
+        self.incarnation = f"{name}-{secrets.token_hex(4)}"
+        self._settings = settings
+        self._accounts: Sequence[AccountConfig] = settings.accounts
+        self._name = name
+        self._clock = SystemClock()
+        self._chance = random.Random()
+        self.counted = Metrics()
+        self._connection: Connection | None = None
+        self.ledger: AccountStreams | None = None
+        self.runner: AccountRunner | None = None
+        self._loop: asyncio.Task[None] | None = None
+        self._answering: dict[int, Any] = {}
+        self._opening = asyncio.Lock()
+
+    async def status(self) -> dict[str, Any]:
+        """What the supervisor and `tact status` see. Opens the host when called first."""
+        runner = await self.open()
+        partitions = [p for p in runner.partitions.values() if not p.lost]
+        await self._answer_for({p.number for p in partitions})
+        assert self._connection is not None and self.ledger is not None
+        return {
+            "name": self._name,
+            "incarnation": self.incarnation,
+            "pid": os.getpid(),
+            "partitions": sorted(p.number for p in partitions),
+            "epochs": {p.number: p.epoch for p in partitions},
+            "accounts": runner.describe(),
+            "connected": self._connection.connected,
+            "full": self.ledger.full,
+        }
+
+    async def assign(self, numbers: list[int]) -> list[int]:
+        """Claim partitions; returns those won."""
+        runner = await self.open()
+        won = await runner.assign(numbers)
+        await self._answer_for(set(runner.partitions))
+        return won
+
+    async def release(self, numbers: list[int]) -> None:
+        """Give partitions up, in order."""
+        runner = await self.open()
+        await runner.release(numbers)
+        await self._answer_for(set(runner.partitions))
+
+    async def configure(self, accounts: Sequence[AccountConfig]) -> None:
+        """Serve by another configuration from the next turn on."""
+        self._accounts = accounts
+        if self.runner is not None:
+            await self.runner.configure(accounts)
+
+    async def metrics(self) -> tuple[str, Snapshot]:
+        """Whose counters, and which; see `ConversationHost.metrics`."""
+        if self.runner is None or self.ledger is None:
+            return self.incarnation, Snapshot()
+        gauges: dict[Series, float] = {}
+        for name, known in list(self.runner.describe().items())[:GAUGED_ACCOUNTS]:
+            for what in ("waiting", "open", "window"):
+                gauges[f"tact_account_{what}", (name,)] = known[what]
+            gauges["tact_account_circuit", (name,)] = _CIRCUIT[known["circuit"]]
+        snapshot = self.counted.snapshot(gauges)
+        for reply, count in self.ledger.replies.items():
+            snapshot.counters["tact_commit_replies_total", (reply,)] = count
+        return self.incarnation, snapshot
+
+    async def stop(self) -> None:
+        """Let what is under way be answered, commit, disconnect."""
+        if self.runner is not None:
+            await self._answer_for(set())
+            await self.runner.stop()
+        if self._loop is not None:
+            await asyncio.wait([self._loop])
+        if self.ledger is not None:
+            await self.ledger.close()
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def open(self) -> AccountRunner:
+        """The runner; connects and starts it when called first."""
+        async with self._opening:
+            if self.runner is None:
+                settings = self._settings
+                gc.set_threshold(*GC_THRESHOLD)
+                self._connection = await connect(
+                    settings.nats_url,
+                    name=f"tact-{self.incarnation}",
+                    user=settings.user,
+                    password=settings.password,
+                )
+                self.ledger = AccountStreams(
+                    self._connection, settings.partitions, clock=self._clock, chance=self._chance
+                )
+                self.runner = AccountRunner(
+                    self.ledger,
+                    self._clock,
+                    self._accounts,
+                    self.incarnation,
+                    self.counted,
+                    self._make,
+                )
+                self._loop = asyncio.create_task(self.runner.run())
+                self._loop.add_done_callback(_die_if_failed)
+            return self.runner
+
+    def _make(self, account: AccountConfig, events: Events) -> Provider:
+        return PROVIDERS[account.provider].make(account, events, self._clock, self._chance)
+
+    # ---- requests of providers -------------------------------------------------------------------
+
+    async def _answer_for(self, numbers: set[int]) -> None:
+        """Take requests for the accounts of exactly these partitions."""
+        assert self._connection is not None
+        for number in [n for n in self._answering if n not in numbers]:
+            await self._answering.pop(number).unsubscribe()
+        for number in numbers - self._answering.keys():
+            log_number = account_log(number, self._settings.partitions)
+            self._answering[number] = await serve(
+                self._connection, log_number, self._answer, at_once=CALLBACKS_AT_ONCE
+            )
+
+    async def _answer(self, payload: bytes) -> bytes:
+        asked = _decode_asked(payload)
+        assert self.runner is not None
+        provider = self.runner.provider_of(asked.account)
+        reply = Reply(404) if provider is None else await provider.callback(asked.callback)
+        return msgspec.msgpack.encode(reply)
+
+
+def _die_if_failed(loop: asyncio.Task[None]) -> None:
+    """A runner that fails has no state worth keeping: Ray starts a new process, which recovers."""
+    if not loop.cancelled() and (error := loop.exception()) is not None:
+        log.error("host-failed", exc_info=error)
+        os._exit(70)

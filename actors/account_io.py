@@ -1,0 +1,188 @@
+"""What a host of accounts needs of the streams, and the slow errands of its loop.
+
+An errand (telling INTAKE, reading a body again) is repeated until it is done or its partition is
+lost, and never holds a turn up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from actors.account import OWN, Account
+from actors.account_partition import AccountPartition, TurnChanges, handed_subjects, own_delivery
+from actors.account_queue import Entry
+from actors.account_state import pack
+from actors.batch import arrays
+from hub import limits
+from hub.clock import Clock
+from hub.contract.subjects import delivery_subject, log_subject
+from hub.contract.types import Delivery
+from hub.errors import TactError
+from hub.ledger.port import (
+    LOG_VERSION,
+    IntakeReader,
+    LogRecord,
+    Outbound,
+    PartitionImage,
+)
+from hub.ledger.port import Entry as BatchEntry
+
+RETRY_S = 2.0
+"""Between two tries of an errand; a try itself is repeated by the ledger for longer."""
+FETCHES = 64
+"""Bodies read from the ledger at a time."""
+
+log = structlog.get_logger("tact.accounts")
+
+decode_deliveries = msgspec.json.Decoder(list[Delivery] | Delivery).decode
+
+
+class AccountLedger(Protocol):
+    """What a host of accounts needs of the streams. `partition` is the number of an account log."""
+
+    partitions: int
+
+    async def claim(self, partition: int, owner: str, now_ms: int) -> PartitionImage: ...
+
+    async def commit(
+        self, commit_id: str, entries: Sequence[BatchEntry], fences: dict[int, int]
+    ) -> int: ...
+
+    async def snapshot(
+        self,
+        partition: int,
+        fence: int,
+        at_ms: int,
+        checkpoint: dict[str, int],
+        states: dict[str, bytes],
+        epoch: int,
+    ) -> None: ...
+
+    def deliveries(self, channels: Iterable[str]) -> IntakeReader:
+        """A reader whose lanes are channels, and whose partitions are those of accounts."""
+
+    async def stored(self, sequence: int) -> bytes | None:
+        """The payload of one LEDGER message; None when it is gone."""
+
+    async def tell(self, outbound: Sequence[Outbound]) -> None:
+        """Store objects in INTAKE; returns when all are. Raises TactError: some may be."""
+
+
+def entries_of(turn: TurnChanges, commit_id: str) -> list[BatchEntry]:
+    """The batch of one turn: what is handed to other accounts, then the log record, the fence."""
+    partition = turn.partition
+    entries = [
+        BatchEntry(delivery_subject(*to), payload, limits.DELIVERY_TTL_S)
+        for to, some in handed_subjects(turn.handed, partition.partitions).items()
+        for payload in arrays(some)
+    ]
+    record = LogRecord(
+        LOG_VERSION,
+        commit_id,
+        partition.epoch,
+        partition.fence,
+        turn.at_ms,
+        "",
+        turn.checkpoint,
+        turn.changed,
+    )
+    entries.append(BatchEntry(log_subject(partition.log), pack(record), expected=partition.fence))
+    return entries
+
+
+class _Errands:
+    """Tasks that end by themselves, and the word to the loop that one has."""
+
+    def __init__(self, ledger: AccountLedger, look: Callable[[], None]) -> None:
+        self._ledger = ledger
+        self._look = look
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self, drain_s: float) -> None:
+        """Wait a while for what is under way; the next owner does what is left."""
+        if self._tasks and drain_s:
+            await asyncio.wait(self._tasks, timeout=drain_s)
+        for task in list(self._tasks):
+            task.cancel()
+
+
+class Outbox(_Errands):
+    """Tells INTAKE what turns have committed that it will be told."""
+
+    def send(self, partition: AccountPartition, key: str) -> None:
+        """Begin to tell one turn's outbox; `partition.settled(key)` is called when it is done."""
+        self._start(self._until_stored(partition, key))
+
+    async def _until_stored(self, partition: AccountPartition, key: str) -> None:
+        while not partition.lost and key in partition.unsent:
+            try:
+                await self._ledger.tell(partition.unsent[key])
+            except TactError as error:
+                log.warning("outbox-waits", code=error.code, partition=partition.number)
+                await asyncio.sleep(RETRY_S)
+                continue
+            partition.settled(key)
+            self._look()
+            return
+
+
+class Bodies(_Errands):
+    """Reads the bodies of deliveries again that an account no longer has in memory."""
+
+    def __init__(self, ledger: AccountLedger, clock: Clock, look: Callable[[], None]) -> None:
+        super().__init__(ledger, look)
+        self._clock = clock
+        self._asked: deque[tuple[Account, Entry]] = deque()
+        self._loaded: list[tuple[Account, Entry, Delivery | None]] = []
+        self._under_way = 0
+
+    def ask(self, fetches: list[tuple[Account, Entry]]) -> None:
+        """Take requests over, and work on a bounded number at a time."""
+        self._asked.extend(fetches)
+        fetches.clear()
+        self._pump()
+
+    def take(self) -> list[tuple[Account, Entry, Delivery | None]]:
+        """What was read since; None for a body that is gone."""
+        loaded, self._loaded = self._loaded, []
+        return loaded
+
+    def _pump(self) -> None:
+        while self._asked and self._under_way < FETCHES:
+            self._under_way += 1
+            self._start(self._fetch(*self._asked.popleft()))
+
+    async def _fetch(self, account: Account, entry: Entry) -> None:
+        try:
+            self._loaded.append((account, entry, await self._body(account, entry)))
+        except TactError as error:
+            log.warning("body-waits", code=error.code)
+            await asyncio.sleep(RETRY_S)
+            self._asked.append((account, entry))
+        self._under_way -= 1
+        self._pump()
+        self._look()
+
+    async def _body(self, account: Account, entry: Entry) -> Delivery | None:
+        attempt = entry.attempt
+        if attempt.app == OWN:
+            text = account.config.opt_out.reply
+            now = self._clock.now_ms()
+            return None if text is None else own_delivery(entry.id, attempt, text, now)
+        payload = await self._ledger.stored(attempt.sequence)
+        if payload is None:
+            return None
+        found = decode_deliveries(payload)
+        some = found if isinstance(found, list) else [found]
+        return next((one for one in some if one.id == entry.id), None)
