@@ -24,7 +24,11 @@ from tests.support.callbacks import CallbackServer
 from tests.support.kannel import MISSING, boxes, kannel
 from tests.support.sms_web import NUMBER, TOKEN, StillClock, Told, delivery, submission
 
-pytestmark = pytest.mark.skipif(boxes() is None, reason=MISSING)
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_kannel() -> None:
+    if boxes() is None:
+        pytest.skip(MISSING)
 
 
 class _Bench:
