@@ -25,6 +25,8 @@ SHORT_MESSAGE_MAX: Final = 254
 SEQUENCE_MAX: Final = 0x7FFFFFFF
 """Sequence numbers go from 1 to this and begin again (3.2)."""
 VERSION: Final = 0x34
+METRIC: Final = "tact_provider_total"
+"""What goes wrong on the wire is counted here, by its kind."""
 
 RESPONSE: Final = 0x80000000
 """This bit of command_id makes a response of a request (5.1.2.1)."""
