@@ -22,7 +22,7 @@ from aiohttp import web
 
 from channels.sms.fake.faults import Fate, Plan, Recorder, add_arguments, plan_of
 from channels.sms.fake.urlgateway import HttpFake, serve
-from channels.sms.web.signing import signature
+from channels.sms.web.signing import signature, string_to_sign
 from hub.clock import Clock, SystemClock
 
 NONCES: Final = 100_000
@@ -87,7 +87,10 @@ class FakeAliyun(HttpFake):
         if fields["AccessKeyId"] != self._key_id:
             return _said(404, "InvalidAccessKeyId.NotFound", "Specified access key is not found.")
         if fields.get("Signature") != signature(method, fields, self._secret):
-            return _said(400, "SignatureDoesNotMatch", "Specified signature is not matched.")
+            # Quotes everything back, the number too, as the real one does.
+            signed = string_to_sign(method, fields)
+            message = f"Specified signature is not matched. server string to sign is:{signed}"
+            return _said(400, "SignatureDoesNotMatch", message)
         try:
             at = datetime.fromisoformat(fields["Timestamp"]).timestamp() * 1_000
         except ValueError:

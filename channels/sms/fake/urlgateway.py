@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
+import os
 import signal
+import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -233,8 +234,8 @@ class FakeUrlGateway(HttpFake):
 
     async def _receipts(self, url: str, mask: int, fate: Fate) -> None:
         await asyncio.sleep(max(fate.latency_ms + fate.receipt_ms, 0) / 1_000)
-        stat, final = ("DELIVRD", 1) if fate.delivered else ("UNDELIV", 2)
-        text = f"id:1 sub:001 dlvrd:001 done date:2611211201 stat:{stat} err:000 text:"
+        word, final = ("DELIVRD", 1) if fate.delivered else ("UNDELIV", 2)
+        text = f"id:1 sub:001 dlvrd:001 done date:2611211201 stat:{word} err:000 text:"
         # The SMSC's "taken" comes last, as it often does.
         for kind, reply in ((final, text), (8, "ACK/")):
             if mask & kind:
@@ -261,18 +262,19 @@ class _Line(Struct, forbid_unknown_fields=True):
 
 async def _listen_to(fake: HttpFake) -> None:
     """Customers' messages from standard input, until its end."""
+    if not (sys.stdin.isatty() or stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)):
+        return  # /dev/null or a file: nobody will write
     reader = asyncio.StreamReader(limit=BODY_BYTES)
-    with contextlib.suppress(ValueError, OSError):  # a file or terminal that cannot be waited for
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-        )
-        while line := await reader.readline():
-            try:
-                said = msgspec.json.decode(line, type=_Line).mo
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                _log.warning("line not understood", error=type(error).__name__)
-                continue
-            await fake.customer_writes(said.sender, said.text)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while line := await reader.readline():
+        try:
+            said = msgspec.json.decode(line, type=_Line).mo
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            _log.warning("line not understood", error=type(error).__name__)
+            continue
+        await fake.customer_writes(said.sender, said.text)
 
 
 async def serve(fake: HttpFake, host: str, port: int) -> None:
