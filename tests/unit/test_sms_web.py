@@ -170,6 +170,8 @@ _PLAIN: dict[str, Any] = {"url": "http://gw/send", "params": {"n": "{to}", "t": 
         ({"url": "http://user:pass@gw/send"}, "url"),
         ({"url": "http://gw/send?user=x"}, "url"),
         ({"url": "http://[gw"}, "url"),
+        ({"url": "http://gw/a b"}, "url"),
+        ({"url": "http://gw:70000/"}, "url"),
         ({"callback_url": "https://hub/x", "receipts": _RECEIPTS}, "callback_token"),
         ({"callback_token": "short"}, "callback_token"),
         ({"callback_url": "https://hub/x", "callback_token": TOKEN}, "receipts"),

@@ -1,6 +1,12 @@
 """What a URL gateway wants and says, as configuration: templates of a request, how an acceptance
 looks, what refusals mean, and the fields of its callbacks. `preset = "kannel"` fills all of it.
 
+What Kannel itself must be told: in its group `sendsms-user` `concatenation = true` and
+`max-messages` (else long texts are cut); in `smsbox` `http-request-retry` and `http-queue-delay`
+(else a receipt that we could not store is not repeated) and `mo-recode = true` (else customers'
+texts come as raw UTF-16); in `sms-service` `max-messages = 0` and, as `get-url`, the callback's URL
+with `?token=<token>&from=%p&text=%a&id=%I`.
+
 Sources: Kannel 1.4.5, user's guide (chapter 6 "Using SMS", chapter 9 "Delivery reports"), and what
 its smsbox answers when it is asked.
 """
@@ -229,6 +235,14 @@ class Gateway:
             for name, template in self.config.params.items()
         }
         return {name: value for name, value in filled.items() if value}
+
+    @property
+    def reports(self) -> bool:
+        """Whether a receipt will follow what is accepted. Without a preset a gateway may have its
+        callback's URL from its own console."""
+        config = self.config
+        registered = config.preset is None and config.receipts and config.callback_token
+        return bool(config.callback_url or registered)
 
     def is_accepted(self, status: int, body: str) -> tuple[bool, str]:
         """Whether an answer says that the message was taken, and the gateway's id of it or ""."""

@@ -96,9 +96,11 @@ class HttpSender:
                 await self._idle.wait()
         except TimeoutError:
             _log.warning("http.cut", account=self._account, unanswered=self._open)
-        for task in [*workers, *([self._recovery] if self._recovery else [])]:
+        tasks = [*workers, *([self._recovery] if self._recovery else [])]
+        for task in tasks:
             task.cancel()
-            await asyncio.wait([task])
+        if tasks:
+            await asyncio.wait(tasks)
         while not self._queue.empty():
             self._answered(self._queue.get_nowait(), Answer("retry", code="stopped"))
         await self._client.close()

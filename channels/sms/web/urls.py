@@ -157,7 +157,7 @@ class UrlGatewayProvider:
         taken, provider_id = self._gateway.is_accepted(reply.status, body)
         if taken:
             ids = (provider_id[:ID_CHARS],) if provider_id else ()
-            receipts = 1 if self._config.callback_url else 0
+            receipts = int(self._gateway.reports)
             return Outcome(Answer("accepted", provider_ids=ids, receipts=receipts))
         now_ms, code = self._clock.now_ms(), f"HTTP {reply.status}"
         rule = self._gateway.refusal(reply.status, body)
