@@ -1,0 +1,72 @@
+"""Never over an account's limits: counted anew over everything that reached its provider."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+
+from hub.checkers.account_records import AccountHistory, LimitRule, Submit, about_submit
+from hub.checkers.records import Violation
+from hub.contract.zones import zone
+
+ALONE_MS = 10_000
+"""In windows up to this long a message larger than the limit may leave, if it leaves alone: its
+parts cannot be held back one by one."""
+
+
+class WithinLimits:
+    """No rolling window, natural day or month holds more units than a limit in force allows."""
+
+    promise = "account-limits"
+
+    def check(self, history: AccountHistory) -> list[Violation]:
+        by_account: dict[str, list[Submit]] = defaultdict(list)
+        for submit in sorted(history.submits, key=lambda each: each.at_ms):
+            by_account[submit.account].append(submit)
+        found = []
+        for rule in history.limits:
+            counted: dict[str, list[Submit]] = defaultdict(list)
+            for submit in by_account[rule.account]:
+                if submit.at_ms >= rule.counted_ms:
+                    counted[_key(rule, submit)].append(submit)
+            over = _over_rolling if rule.window_ms else _over_calendar
+            for several in counted.values():
+                for submit in over(rule, several):
+                    text = f"{rule.count}/{rule.calendar or f'{rule.window_ms} ms'} per {rule.per}"
+                    found.append(about_submit(self.promise, "over-a-limit", submit, text))
+        return found
+
+
+def _key(rule: LimitRule, submit: Submit) -> str:
+    if rule.per == "account":
+        return ""
+    return submit.app if rule.per == "app" else submit.recipient
+
+
+def _in_force(rule: LimitRule, submit: Submit) -> bool:
+    return rule.from_ms <= submit.at_ms < rule.until_ms
+
+
+def _over_rolling(rule: LimitRule, submits: list[Submit]) -> Iterator[Submit]:
+    """Those with which (t - window, t] holds too many."""
+    first = 0
+    for place, submit in enumerate(submits):
+        while submits[first].at_ms <= submit.at_ms - rule.window_ms:
+            first += 1
+        inside = submits[first : place + 1]
+        if len(inside) > rule.count and _in_force(rule, submit):
+            alone = len({(each.delivery, each.at_ms) for each in inside}) == 1
+            if not (alone and rule.window_ms <= ALONE_MS):
+                yield submit
+
+
+def _over_calendar(rule: LimitRule, submits: list[Submit]) -> Iterator[Submit]:
+    """Those that are too many for their date or month."""
+    used: dict[tuple[int, ...], int] = defaultdict(int)
+    for submit in submits:
+        day = datetime.fromtimestamp(submit.at_ms / 1000, zone(rule.zone))
+        period = (day.year, day.month, day.day)[: 3 if rule.calendar == "day" else 2]
+        used[period] += 1
+        if used[period] > rule.count and _in_force(rule, submit):
+            yield submit
