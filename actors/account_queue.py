@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
 
 from actors.account_state import Attempt
 from channels.provider import Prepared
@@ -52,8 +51,8 @@ class _Line:
         self.busy = False
         """The first is on its way, or its body is being fetched."""
         self.ready_ms = 0.0
-        self.stamp: Any = None
-        """The heap's entry that counts; all others of this conversation are stale."""
+        self.stamp = 0
+        """The heap's entry that counts (0: none); all others of this conversation are stale."""
 
     def place(self) -> Place:
         first = self.entries[0]
@@ -63,13 +62,14 @@ class _Line:
 class Queue:
     """All lines of one account."""
 
-    __slots__ = ("_later", "_lines", "_ready", "by_id")
+    __slots__ = ("_later", "_lines", "_ready", "_stamps", "by_id")
 
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
-        self._ready: list[tuple[Place, str, object]] = []
-        self._later: list[tuple[float, str, object]] = []
+        self._ready: list[tuple[Place, str, int]] = []
+        self._later: list[tuple[float, str, int]] = []
         """(not before, conversation, stamp)."""
+        self._stamps = 0
         self.by_id: dict[str, Entry] = {}
 
     @property
@@ -96,13 +96,13 @@ class Queue:
         while self._later and self._later[0][0] <= now:
             _, customer, stamp = heapq.heappop(self._later)
             line = self._lines.get(customer)
-            if line is not None and line.stamp is stamp:
+            if line is not None and line.stamp == stamp:
                 line.ready_ms = 0.0
                 self._place(customer, line)
         while self._ready:
             _, customer, stamp = self._ready[0]
             line = self._lines.get(customer)
-            if line is not None and line.stamp is stamp:
+            if line is not None and line.stamp == stamp:
                 return line.entries[0]
             heapq.heappop(self._ready)
         return None
@@ -112,7 +112,7 @@ class Queue:
         while self._later:
             at, customer, stamp = self._later[0]
             line = self._lines.get(customer)
-            if line is not None and line.stamp is stamp:
+            if line is not None and line.stamp == stamp:
                 return at
             heapq.heappop(self._later)
         return float("inf")
@@ -122,14 +122,14 @@ class Queue:
         line = self._lines[entry.attempt.customer]
         line.entries.remove(entry)
         line.busy = True
-        line.stamp = None
+        line.stamp = 0
         del self.by_id[entry.id]
 
     def hold(self, entry: Entry) -> None:
         """Its body is being fetched: its conversation is left alone meanwhile."""
         line = self._lines[entry.attempt.customer]
         line.busy = True
-        line.stamp = None
+        line.stamp = 0
 
     def postpone(self, entry: Entry, until_ms: float) -> None:
         """Its conversation is not asked again before."""
@@ -158,13 +158,14 @@ class Queue:
         yield from self.by_id.values()
 
     def _place(self, customer: str, line: _Line) -> None:
-        line.stamp = None
+        line.stamp = 0
         if line.busy:
             return
         if not line.entries:
             del self._lines[customer]
             return
-        line.stamp = stamp = object()
+        self._stamps += 1
+        line.stamp = stamp = self._stamps
         if line.ready_ms:
             heapq.heappush(self._later, (line.ready_ms, customer, stamp))
         else:
@@ -180,6 +181,6 @@ class Queue:
         heapq.heapify(self._ready)
         heapq.heapify(self._later)
 
-    def _fresh(self, customer: str, stamp: object) -> bool:
+    def _fresh(self, customer: str, stamp: int) -> bool:
         line = self._lines.get(customer)
-        return line is not None and line.stamp is stamp
+        return line is not None and line.stamp == stamp

@@ -317,6 +317,11 @@ class AccountRunner:
                     await asyncio.sleep(0)
                 else:
                     await self._wait()
+        except BaseException:
+            # A turn that broke off must not be committed half: a successor decides it anew.
+            for partition in self.partitions.values():
+                partition.lost = True
+            raise
         finally:
             await self._leave()
 

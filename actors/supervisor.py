@@ -72,7 +72,8 @@ class Fleet:
         self._actor = actor
         self._settings = settings
         self._clock = clock
-        self._count = count
+        self.count = count
+        """How many are to run; 0: nobody is missed."""
         self._greet = greet
         self._started = 0
 
@@ -88,7 +89,7 @@ class Fleet:
 
     def unowned(self) -> list[int]:
         """Partitions that nobody serves."""
-        if not self._count:
+        if not self.count:
             return []
         owned = {
             n for host in self.hosts.values() for n in (host.status or {}).get("partitions", ())
@@ -128,7 +129,7 @@ class Fleet:
 
     def reconcile(self) -> None:
         """One round. Starts what takes long and does not wait for it."""
-        if not self._count:
+        if not self.count:
             return
         self._keep_hosts()
         for host in self.hosts.values():
@@ -138,7 +139,7 @@ class Fleet:
     def _keep_hosts(self) -> None:
         """As many hosts as configured, not counting those that were replaced."""
         serving = [host for host in self.hosts.values() if not host.replaced]
-        for _ in range(self._count - len(serving)):
+        for _ in range(self.count - len(serving)):
             name = f"{self._prefix}-{self._started}"
             self._started += 1
             handle = _host_actor(self._actor, self._settings, name)
@@ -271,8 +272,10 @@ class Supervisor:
         return version
 
     async def apply_accounts(self, accounts: Sequence[AccountConfig]) -> None:
-        """Replace the accounts on all hosts. The first accounts of a hub need its restart."""
+        """Replace the accounts on all hosts; the first ones start them."""
         self._accounts = accounts
+        if accounts:
+            self._account_hosts.count = self._settings.account_hosts
         for host in self._account_hosts.live():
             await host.handle.configure.remote(accounts)
 

@@ -43,6 +43,10 @@ policy = typer.Typer(
 )
 app.add_typer(policy, name="policy", no_args_is_help=True)
 
+accounts = typer.Typer(cls=_Group, help="Check an accounts file.", rich_markup_mode=None)
+app.add_typer(accounts, name="accounts", no_args_is_help=True)
+accounts.command("check")(cli_offline.check_accounts)
+
 for command in (cli_client.send, cli_client.trace, cli_client.customer, cli_client.status):
     app.command()(command)
 for command in (cli_offline.simulate, cli_offline.schema):
@@ -55,6 +59,7 @@ policy.command("apply")(cli_client.apply)
 def up(
     config: Annotated[Path | None, typer.Option(help="A tact.toml.", exists=True)] = None,
     policy: Annotated[Path | None, typer.Option(help="A policy file.", exists=True)] = None,
+    accounts: Annotated[Path | None, typer.Option(help="An accounts file.", exists=True)] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where the embedded server keeps everything.")
     ] = None,
@@ -85,6 +90,7 @@ def up(
 
     options = {
         "policy": _text(policy),
+        "accounts": _text(accounts),
         "data_dir": _text(data_dir),
         "nats.url": nats_url,
         "nats.port": nats_port,

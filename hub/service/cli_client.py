@@ -372,6 +372,29 @@ def _show_status(answer: dict[str, Any]) -> None:
             for host in answer["hosts"]
         ],
     )
+    accounts = answer.get("accounts") or {}
+    if accounts:
+        _show_accounts(accounts)
+
+
+def _show_accounts(accounts: dict[str, dict[str, Any]]) -> None:
+    """The first hundred, those first that cannot work or have something waiting."""
+    order = sorted(accounts, key=lambda n: (accounts[n]["window"] > 0, -accounts[n]["waiting"], n))
+    _table(
+        f"accounts ({len(accounts)})",
+        ("account", "host", "connected", "circuit", "waiting", "open"),
+        [
+            (
+                name,
+                accounts[name]["host"],
+                "yes" if accounts[name]["window"] else f"NO: {accounts[name]['reason']}",
+                accounts[name]["circuit"],
+                accounts[name]["waiting"],
+                accounts[name]["open"],
+            )
+            for name in order[:100]
+        ],
+    )
 
 
 def apply(

@@ -80,6 +80,26 @@ def check(
             typer.echo(f"  {rule.name}: {_rule(kind, rule)}, {rule.on}")
 
 
+def check_accounts(
+    file: Annotated[
+        Path, typer.Argument(help="The accounts file.", exists=True, dir_okay=False, readable=True)
+    ],
+) -> None:
+    """Say whether an accounts file is valid, and if not: where, and what is allowed there."""
+    from channels.registry import PROVIDERS
+    from hub.service.accounts import read_accounts
+
+    accounts = read_accounts(file)
+    typer.echo(f"{file}: valid, {len(accounts)} accounts")
+    for account in accounts:
+        found = {per: account.limits_of(per) for per in ("account", "app", "recipient")}
+        limits = "; ".join(f"per {per} {', '.join(some)}" for per, some in found.items() if some)
+        spare = f", failover {account.failover}" if account.failover else ""
+        typer.echo(f"  {account.name}: {account.channel} by {account.provider}{spare}")
+        typer.echo(f"    limits: {limits or 'none'}")
+        typer.echo(f"    repeats: {PROVIDERS[account.provider].guarantee}")
+
+
 def _rule(kind: str, rule: Any) -> str:
     """One rule in a few words."""
     whom = [

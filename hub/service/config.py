@@ -75,8 +75,12 @@ class HubConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     data_dir: str = "tact-data"
     policy: str | None = None
     """A policy file. Without it: the one applied last, else the built-in one."""
+    accounts: str | None = None
+    """An accounts file; without it deliveries wait for foreign gateways."""
     hosts: Annotated[int, Meta(ge=1, le=HOSTS_MAX)] = 2
     """Processes that decide."""
+    account_hosts: Annotated[int, Meta(ge=1, le=HOSTS_MAX)] = 1
+    """Processes that send, if there are accounts."""
     partitions: Annotated[int, Meta(ge=1, le=limits.PARTITIONS_MAX)] | None = None
     """Fixed when the streams are made; unset means: as they were made, else the default."""
     ray_address: str | None = None
@@ -90,6 +94,7 @@ class HubConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 _PATHS: Final = (
     ("data_dir",),
     ("policy",),
+    ("accounts",),
     ("nats", "password_file"),
     ("nats", "system_password_file"),
 )

@@ -6,20 +6,25 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import structlog
 import uvicorn
-from litestar import Litestar, MediaType, Response, get
+from litestar import Litestar, MediaType, Request, Response, get, route
 from litestar.exceptions import HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from channels.provider import Callback, Reply
 from hub.errors import ConfigError, TactError
 from hub.service.watch import Watch
 
 _log = structlog.get_logger(__name__)
 
+TakeCallback = Callable[[str, Callback], Awaitable[Reply]]
+
+CALLBACK_BYTES = 1024 * 1024
+"""Body of a provider's request."""
 _GRACE_S = 2
 """Requests under way may take this long when the hub stops."""
 
@@ -30,8 +35,27 @@ class HttpPortInUse(TactError):
     code = "http-port-in-use"
 
 
-def make_app(watch: Watch) -> Litestar:
+async def no_accounts(_account: str, _callback: Callback) -> Reply:
+    """The answer of a hub without accounts."""
+    return Reply(404)
+
+
+def make_app(watch: Watch, callback: TakeCallback = no_accounts) -> Litestar:
     """The routes. Errors are JSON: `{"status_code": …, "detail": …}`."""
+
+    @route("/v1/callbacks/{account:str}", http_method=["GET", "POST"])
+    async def callbacks(account: str, request: Request[Any, Any, Any]) -> Response[bytes]:
+        """What providers tell an account: receipts and messages of customers."""
+        asked = Callback(
+            request.method,
+            dict(request.query_params),
+            {name.lower(): value for name, value in request.headers.items()},
+            await request.body(),
+        )
+        reply = await callback(account, asked)
+        return Response(
+            reply.body, status_code=reply.status, headers={"content-type": reply.content_type}
+        )
 
     @get("/healthz", media_type=MediaType.JSON)
     async def healthz() -> dict[str, Any]:
@@ -57,7 +81,8 @@ def make_app(watch: Watch) -> Litestar:
         return await watch.status()
 
     return Litestar(
-        [healthz, readyz, metrics, status],
+        [healthz, readyz, metrics, status, callbacks],
+        request_max_body_size=CALLBACK_BYTES,
         after_exception=[_report],
         openapi_config=None,
         logging_config=None,

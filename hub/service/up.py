@@ -23,6 +23,7 @@ from hub.ledger.port import LedgerError
 from hub.ledger.streams import StreamSizes, check_server, provision, stored_partitions
 from hub.policy.document import load_policy, parse_policy, policy_version
 from hub.service import logs, operator
+from hub.service.accounts import AccountsFile, Callbacks, read_accounts
 from hub.service.cluster import Cluster
 from hub.service.config import (
     PASSWORD_VARIABLE,
@@ -114,6 +115,7 @@ class Hub:
         self._config = config
         self._clock = clock
         self._watch = Watch(clock)
+        self._callbacks = Callbacks(self._watch)
         self._ends = AsyncExitStack()
         self._directory: Path | None = None
         self._server: NatsServer | None = None
@@ -133,9 +135,11 @@ class Hub:
                 data_dir, port=config.nats.port, store_bytes=self._store_bytes()
             )
         self._watch.policy = self._choose_policy()
+        if config.accounts is not None:
+            self._watch.accounts = tuple(read_accounts(Path(config.accounts)))
         http = HttpServer(config.http.host, config.http.port)
         self._ends.push_async_callback(http.stop)
-        self.parts.append(http.start(make_app(self._watch)))
+        self.parts.append(http.start(make_app(self._watch, self._callbacks.take)))
         url, login, system = await self._start_nats()
         cluster = self._cluster = Cluster(
             config.ray_address, config.log_level, self._directory, self._nats_pid
@@ -151,7 +155,10 @@ class Hub:
             password=login.password if login else None,
             partitions=partitions,
             hosts=config.hosts,
+            accounts=self._watch.accounts,
+            account_hosts=config.account_hosts,
         )
+        self._callbacks.partitions = partitions
         nats_s = self._clock.steady_s() - begun_s
         self._watch.supervisor = await cluster.start(settings)
         ray_s = self._clock.steady_s() - begun_s - nats_s
@@ -159,6 +166,9 @@ class Hub:
         self._keep("janitor", self._sweep(Janitor(connection, partitions, horizon=self._horizon)))
         await operator.serve(connection, operator.STATUS, self._answer_status)
         await operator.serve(connection, operator.POLICY, self._answer_policy)
+        if config.accounts is not None:
+            file = AccountsFile(Path(config.accounts), self._watch.apply_accounts)
+            self._keep("accounts", file.run())
         self._watch.phase = "serving"
         await self._until_ready()
         _log.info(
@@ -176,6 +186,7 @@ class Hub:
             "pids": {
                 "nats": self._nats_pid(),
                 "hosts": self._watch.pids(),
+                "accounts": self._watch.account_pids(),
             },
         }
 

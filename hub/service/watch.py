@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
@@ -51,6 +52,8 @@ class Watch:
         self.connection: Connection | None = None
         self.policy = ""
         """The policy in force, TOML text."""
+        self.accounts: tuple[Any, ...] = ()
+        """Those in force, with their secrets."""
         self._clock = clock
         self._status: dict[str, Any] | None = None
         self._looked_s = float("-inf")
@@ -98,6 +101,7 @@ class Watch:
             "partitions": len(owned | set(known["unowned"])),
             "unowned": known["unowned"],
             "hosts": hosts,
+            "accounts": _accounts(known),
             "lag": lag,
             "rates": self._rates(),
         }
@@ -111,6 +115,11 @@ class Watch:
     def pids(self) -> list[int]:
         """Process ids of the hosts that answer."""
         hosts = (self._status or {}).get("hosts", ())
+        return [host["pid"] for host in hosts if host["alive"]]
+
+    def account_pids(self) -> list[int]:
+        """Process ids of the hosts of accounts that answer."""
+        hosts = (self._status or {}).get("account_hosts", ())
         return [host["pid"] for host in hosts if host["alive"]]
 
     def settled(self, hosts: int) -> bool:
@@ -129,6 +138,15 @@ class Watch:
         except (TimeoutError, _ray_error()) as error:
             _log.warning("policy.pending", error=type(error).__name__)
         return version
+
+    async def apply_accounts(self, accounts: Sequence[Any]) -> None:
+        """Put accounts into force on all hosts of accounts. Raises HubLost."""
+        self.accounts = tuple(accounts)
+        try:
+            async with asyncio.timeout(ANSWER_S + limits.COMMIT_TIMEOUT_S):
+                await self.supervisor.apply_accounts.remote(self.accounts)
+        except (TimeoutError, _ray_error()) as error:
+            _log.warning("accounts.pending", error=type(error).__name__)
 
     # ---- looking -------------------------------------------------------------------------------
 
@@ -167,6 +185,8 @@ class Watch:
         """A supervisor that Ray has restarted does nothing yet, and knows the first policy only."""
         if not status["hosts"]:
             await self.supervisor.start.remote()
+            if self.accounts:
+                await self.supervisor.apply_accounts.remote(self.accounts)
         if self.policy and status["policy"] != policy_version(parse_policy(self.policy)):
             await self.supervisor.apply_policy.remote(self.policy)
 
@@ -180,7 +200,9 @@ class Watch:
         except (TimeoutError, _ray_error()):
             return False
         # A host that is only slow is not gone: counted as gone, it would count twice afterwards.
-        listed = {host.get("incarnation") for host in (self._status or {}).get("hosts", ())}
+        known = self._status or {}
+        every = [*known.get("hosts", ()), *known.get("account_hosts", ())]
+        listed = {host.get("incarnation") for host in every}
         slow = {name: old for name, old in self._known.items() if name in listed}
         self._known = slow | live
         self._totals.update(self._known)
@@ -201,6 +223,15 @@ class Watch:
         (start_s, *first), (end_s, *last) = self._samples[0], self._samples[-1]
         rates = [round((b - a) / (end_s - start_s), 1) for a, b in zip(first, last, strict=True)]
         return {"intents": rates[0], "outcomes": rates[1], "over_s": round(end_s - start_s, 1)}
+
+
+def _accounts(known: dict[str, Any]) -> dict[str, Any]:
+    """Every account in memory of a host: what waits, and whether it can work."""
+    return {
+        name: how | {"host": host["name"]}
+        for host in known.get("account_hosts", ())
+        for name, how in host.get("accounts", {}).items()
+    }
 
 
 def _ray_error() -> type[Exception]:
