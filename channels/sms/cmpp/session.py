@@ -314,6 +314,7 @@ class Session(asyncio.Protocol):
     def _on_active_test_resp(self, sequence: int, _message: ActiveTestResp) -> None:
         if sequence == self._test:
             self._test = None
+            self._arm(self._heard_s + self._config.active_test_s)
         else:
             self._owner.counted("unknown_sequence")
 
