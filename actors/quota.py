@@ -265,8 +265,9 @@ class Quota:
     def _restored(self, per: Per, kept: list[Kept], latest: float = math.inf) -> _Windows:
         windows = self._new(per)
         for window in windows:
+            key = window.limit.key
             for one in kept:
-                if one.key == window.limit.key:
+                if one.key == key:
                     window.load(one, latest)
         return windows
 

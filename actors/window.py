@@ -220,6 +220,7 @@ class Window:
                 return
         else:
             total = self._gone + units
+        self._drop(at)
         times.append(at)
         sums.append(total)
 
