@@ -99,5 +99,6 @@ PROVIDERS: Final[dict[str, Kind]] = {
             "account": ("5000/s",),
             "recipient": ("1/min", "5/h", "10/day"),
         },
+        named=True,
     ),
 }

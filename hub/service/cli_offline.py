@@ -74,7 +74,9 @@ def check(
     for name, category in document.categories.items():
         exempt = f", exempt from {', '.join(category.bypass)}" if category.bypass else ""
         route = " > ".join(category.route)
-        typer.echo(f"  {name}: {route}, priority {category.priority}{exempt}")
+        after = category.fallback_after
+        wait = f", the next channel after {after}" if isinstance(after, str) else ""
+        typer.echo(f"  {name}: {route}{wait}, priority {category.priority}{exempt}")
     for kind in ("caps", "gaps", "quiet", "presence"):
         for rule in getattr(document, kind):
             typer.echo(f"  {rule.name}: {_rule(kind, rule)}, {rule.on}")

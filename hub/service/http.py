@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get, route
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from channels.provider import Callback, Reply
@@ -44,7 +45,7 @@ def make_app(watch: Watch, callback: TakeCallback = no_accounts) -> Litestar:
     """The routes. Errors are JSON: `{"status_code": …, "detail": …}`."""
 
     @route("/v1/callbacks/{account:str}", http_method=["GET", "POST"])
-    async def callbacks(account: str, request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def callbacks(account: FromPath[str], request: Request[Any, Any, Any]) -> Response[bytes]:
         """What providers tell an account: receipts and messages of customers."""
         asked = Callback(
             request.method,
