@@ -233,13 +233,13 @@ def test_nothing_waits_longer_than_its_limits_demand(limits, seed):
 @SETTINGS
 @given(limits=rules("s", "2s", "10s"), seed=st.integers(0, 2**32))
 def test_an_account_that_may_send_does(limits, seed):
-    """All that waits leaves in the time its tightest limits give it, and nothing starves."""
+    """All that waits leaves in the time its limits give it one after the other: nothing starves."""
     chance = random.Random(seed)
     account = Account(limits, ZONES[0], chance, 2.0)
     sizes = [chance.choice((1, 1, 2, 5, 15)) for _ in range(40)]
     account.waiting = [Attempt("a", chance.choice("rs"), units) for units in sizes]
     account.chance = random.Random(1)
-    demanded = max(
+    demanded = sum(
         sum(math.ceil(max(units, limit.count) / limit.count) + 1 for units in sizes)
         * guarded_ms(limit.window_ms)
         for limit in limits
@@ -263,7 +263,7 @@ def test_what_cannot_be_read_is_said_so_whatever_it_is(data):
         try:
             read(data, NOW)
         except StateError:
-            continue
+            continue  # as it should be; nothing else may be raised
         assert quota.ready("a", "r", 1, NOW).at_ms >= NOW
 
 
