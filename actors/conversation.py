@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from actors import fallback
+from actors.fallback import question_of_held, release_order
 from hub import limits
 from hub.contract.decode import Message, content_channels, content_for, split_delivery_id
 from hub.contract.times import rfc3339, to_ms
@@ -38,11 +40,22 @@ from hub.policy.decide import Verdict, decide
 from hub.policy.document import Category
 from hub.policy.policy import Policy
 from hub.policy.rules import NEVER, Block, Question
-from hub.policy.state import FOREVER, STATUS, ConversationState, Held, Send, intent_hash
+from hub.policy.state import (
+    DELIVERED,
+    DISPATCHED,
+    FAILED,
+    FOREVER,
+    STATUS,
+    UNKNOWN,
+    ConversationState,
+    Held,
+    Send,
+    intent_hash,
+)
 
 
 class BodyRef(NamedTuple):
-    """Where the content of a held intent is parked."""
+    """Where the content of an intent that waits is parked."""
 
     block: str
     index: int
@@ -62,7 +75,7 @@ class Effects(Protocol):
         """Hand a message to its channel. With `parked`, its content is still to be fetched."""
 
     def park(self, content: bytes, expires: int) -> BodyRef:
-        """Keep the content (JSON) of a held intent until it is decided again."""
+        """Keep the content (JSON) of an intent that waits until it is decided again."""
 
     def count(self, name: str, *labels: str) -> None:
         """Add one to a metric of `hub.metrics.TABLE`."""
@@ -148,17 +161,25 @@ class Conversation(Struct, gc=False):
         """Decide what has just arrived. True when it is sent or held, and so remembered as that."""
         verdict = decide(question, self.state, now)
         decided = verdict.state
+        waits = decided == "held"
         if decided == "dispatched":
-            content = content_for(intent.content, verdict.channel)
-            self._dispatch(question, name, verdict, content, None, now)
-            return True
-        if decided != "held":
+            waits = question.route[-1] != verdict.channel  # with channels to fall back on
+        elif not waits:
             self._tell_decision(question, decided, now, verdict.blocks)
             return False
-        if sum(held.size for held in self.state.held) >= limits.HELD_BYTES:
-            self._reject(intent, now, f"{limits.HELD_BYTES} bytes are held for this customer")
-            return False
-        self._hold(intent, question, verdict, accepted, now)
+        if waits:
+            if sum(held.size for held in self.state.held) >= limits.HELD_BYTES:
+                reason = f"{limits.HELD_BYTES} bytes are held for this customer or in flight"
+                self._reject(intent, now, reason)
+                return False
+            held = self._park(intent, question, accepted)
+            if decided == "held":
+                self._keep(held, question, verdict, now)
+                return True
+            self._take_off(held, question, verdict.channel, now)
+            self._set_wake()
+        content = content_for(intent.content, verdict.channel)
+        self._dispatch(question, name, verdict, content, None, now)
         return True
 
     def _question_of(
@@ -183,11 +204,9 @@ class Conversation(Struct, gc=False):
             intent.trace,
         )
 
-    # ---- held intents ----------------------------------------------------------------------
+    # ---- what waits: held, or in flight ------------------------------------------------------
 
-    def _hold(
-        self, intent: Intent, question: Question, verdict: Verdict, accepted: int, now: int
-    ) -> None:
+    def _park(self, intent: Intent, question: Question, accepted: int) -> Held:
         parked = self.effects.park(msgspec.json.encode(intent.content), question.expires)
         held = Held(
             id=question.intent,
@@ -210,45 +229,76 @@ class Conversation(Struct, gc=False):
             urgent=parked.urgent,
         )
         self.state.held.append(held)
-        self._keep(held, question, verdict, now)
+        return held
+
+    def _take_off(self, held: Held, question: Question, channel: str, now: int) -> None:
+        """It leaves on a channel: what is left of its route waits, if anything is."""
+        fallback_ms = self.policy.fallback_ms(held.category)
+        if not fallback.take_off(held, question, channel, now, fallback_ms):
+            self.state.held.remove(held)
 
     def _keep(self, held: Held, question: Question, verdict: Verdict, now: int) -> None:
         """Hold until next_eligible_at; or until a command releases it, or it expires."""
+        held.in_flight = held.timed = False
         held.spread = question.spread
         held.wake = held.expires if verdict.ready == NEVER else verdict.ready
         self._set_wake()
         self._tell_decision(
-            question, "held", now, verdict.blocks, verdict.channel or None, ready=verdict.ready
+            question,
+            "held",
+            now,
+            verdict.blocks,
+            verdict.channel or None,
+            ready=verdict.ready,
+            reason=fallback.reason_of(held),
         )
 
     def _decide_again(self, due: list[Held], now: int) -> None:
         """Step 7: everything is asked again, in the order of priority, expiry, acceptance."""
-        for held in sorted(due, key=_release_order):
+        for held in sorted(due, key=release_order):
+            if held.in_flight and not held.timed and held.failure is None:
+                self.state.held.remove(held)  # the flight is over: its dispatch's word stands
+                continue
             question = question_of_held(self.key, held, self.state, self.policy)
             verdict = decide(question, self.state, now)
             if verdict.state == "held":
                 self._keep(held, question, verdict, now)
-                continue
-            self.state.held.remove(held)
-            if verdict.state == "dispatched":
+            elif verdict.state == "dispatched":
                 name = intent_hash(held.app, held.id)
                 parked = BodyRef(held.block, held.index, held.size, held.urgent)
-                self._dispatch(question, name, verdict, _NO_CONTENT, parked, now)
+                reason = fallback.reason_of(held)
+                self._take_off(held, question, verdict.channel, now)
+                self._dispatch(question, name, verdict, _NO_CONTENT, parked, now, reason)
             else:
-                self._remember_ended(held, now)
-                self._tell_decision(question, verdict.state, now, verdict.blocks)
+                self.state.held.remove(held)
+                self._end(held, question, verdict, now)
         self._set_wake()
 
-    def _drop_held(self, gone: list[Held], state: str, now: int, reason: str | None = None) -> None:
-        """Held intents that will not be sent because somebody said so."""
+    def _end(self, held: Held, question: Question, verdict: Verdict, now: int) -> None:
+        """It will not be sent: suppressed or expired, unless it has been on its way before."""
+        if held.before is None:
+            self._remember_ended(held, now)
+            self._tell_decision(question, verdict.state, now, verdict.blocks)
+        elif held.failure is not None:  # no channel is left
+            delivery = f"{held.app}:{held.id}:{held.attempt - 1}"
+            self._tell_decision(
+                question, "failed", now, verdict.blocks, held.before, delivery, reason=held.failure
+            )
+
+    def _drop(self, gone: list[Held], state: str, now: int, reason: str | None = None) -> None:
+        """What waits will not be sent because somebody said so."""
         for held in gone:
             self.state.held.remove(held)
-            self._remember_ended(held, now)
+            if fallback.ends_in_silence(held):
+                continue
+            if held.before is None:
+                self._remember_ended(held, now)
             channel = held.route[0] if held.combined else None
             self._tell(held.app, held.id, held.category, state, now, channel, reason=reason)
         self._set_wake()
 
     def _remember_ended(self, held: Held, now: int) -> None:
+        """An intent that was dispatched is remembered as that."""
         name = intent_hash(held.app, held.id)
         if not seen.remembers(self.state.seen, name):
             self.state.seen = seen.remember(self.state.seen, name, now)
@@ -258,9 +308,11 @@ class Conversation(Struct, gc=False):
         old = [
             held
             for held in self.state.held
-            if held.collapse_key == intent.collapse_key and held.app == intent.app
+            if held.collapse_key == intent.collapse_key
+            and held.app == intent.app
+            and not held.in_flight
         ]
-        self._drop_held(old, "superseded", now, reason=f"replaced by {intent.id}")
+        self._drop(old, "superseded", now, reason=f"replaced by {intent.id}")
 
     def _set_wake(self) -> None:
         self.state.wake = min((held.wake for held in self.state.held), default=0)
@@ -275,14 +327,19 @@ class Conversation(Struct, gc=False):
         content: msgspec.Raw,
         parked: BodyRef | None,
         now: int,
+        reason: str | None = None,
     ) -> None:
-        """Hand over to the channel and count it; both are in the same commit."""
+        """Hand over to the channel and count it; both are in the same commit.
+
+        `reason`: why an intent that was dispatched before goes out by another channel.
+        """
         state, channel = self.state, verdict.channel
         app, account = question.app, question.sender or channel
         if state.sends:
             _trim_sends(state.sends, now - self.policy.send_memory_ms)
         label = question.asked[channel].label
-        state.sends.insert(0, Send(now, label, account, name, question.attempt))
+        again = reason is not None
+        state.sends.insert(0, Send(now, label, account, name, question.attempt, DISPATCHED, again))
         delivery = f"{app}:{question.intent}:{question.attempt}"
         self.effects.deliver(
             Delivery(
@@ -303,17 +360,18 @@ class Conversation(Struct, gc=False):
             ),
             parked,
         )
-        self._tell_decision(question, "dispatched", now, verdict.blocks, channel, delivery)
+        self._tell_decision(
+            question, "dispatched", now, verdict.blocks, channel, delivery, reason=reason
+        )
 
     # ---- receipts, inbound, commands ---------------------------------------------------------
 
     def _on_receipt(self, receipt: Receipt, now: int) -> None:
         app, intent, attempt = split_delivery_id(receipt.delivery)
         name = intent_hash(app, intent)
-        for send in self.state.sends:
-            if send.intent == name and send.attempt == attempt:
-                break
-        else:
+        sends = [send for send in self.state.sends if send.intent == name]
+        send = next((send for send in sends if send.attempt == attempt), None)
+        if send is None:
             self.effects.count("tact_ignored_total", "receipt-unmatched")
             return
         status = STATUS[receipt.status]
@@ -322,16 +380,29 @@ class Conversation(Struct, gc=False):
             return
         send.status = status
         self.effects.count("tact_deliveries_total", send.channel, send.account, receipt.status)
-        if receipt.status == "unknown":  # not an outcome: the application's last word still stands
+        if status == UNKNOWN:  # not an outcome: the application's last word still stands
             self.effects.count("tact_unknown_total", send.channel)
             return
-        reason = None
-        if receipt.status == "failed":
-            reason = (
-                " ".join(part for part in (receipt.failure, receipt.code) if part) or "provider"
-            )
+        held = fallback.waiting(self.state, app, intent)
+        if status >= DELIVERED:
+            if held is not None:
+                self.state.held.remove(held)
+                self._set_wake()
+        elif fallback.outdone(send, sends):
+            return
+        elif status == FAILED and held is not None:
+            held.failure = fallback.failure_of(receipt)
+            self._decide_again([held], now)
+            return
         self._tell(
-            app, intent, send.category, receipt.status, now, send.channel, receipt.delivery, reason
+            app,
+            intent,
+            send.category,
+            receipt.status,
+            now,
+            send.channel,
+            receipt.delivery,
+            fallback.failure_of(receipt) if status == FAILED else None,
         )
 
     def _on_inbound(self, inbound: Inbound, now: int) -> None:
@@ -353,7 +424,7 @@ class Conversation(Struct, gc=False):
                 self.state.owner = owner or self.state.owner
             case Cancel(app=app, intent=intent):
                 gone = [h for h in self.state.held if h.id == intent and h.app == app]
-                self._drop_held(gone, "cancelled", now)
+                self._drop(gone, "cancelled", now)
                 if not gone:
                     self.effects.count("tact_ignored_total", "cancel-unmatched")
                 return
@@ -366,7 +437,7 @@ class Conversation(Struct, gc=False):
                 self._forget(now)
                 return
         if self.state.held and self._consent() != before:
-            self._decide_again(list(self.state.held), now)
+            self._decide_again([held for held in self.state.held if not held.in_flight], now)
 
     def _consent(self) -> tuple[object, ...]:
         """What a command must change for held intents to be decided again (step 9)."""
@@ -374,9 +445,7 @@ class Conversation(Struct, gc=False):
         return dict(state.dnd), state.zone, dict(state.to), state.agent, state.takeover
 
     def _forget(self, now: int) -> None:
-        self._drop_held(
-            list(self.state.held), "cancelled", now, reason="the customer was forgotten"
-        )
+        self._drop(list(self.state.held), "cancelled", now, reason="the customer was forgotten")
         state = self.state
         state.to, state.zone, state.owner, state.inbound = {}, None, None, 0
         state.agent, state.takeover = None, FOREVER
@@ -400,7 +469,7 @@ class Conversation(Struct, gc=False):
         if len(state.seen) >= _SEEN_BYTES:
             return f"more than {limits.REMEMBERED_IDS} intents for this customer in 24 h"
         if len(self.packed) >= limits.CONVERSATION_FULL_BYTES:
-            return f"{len(state.held)} intents are held for this customer already"
+            return f"{len(state.held)} intents are held for this customer or in flight already"
         return None
 
     def _reject(self, message: Intent | AnyCommand, now: int, reason: str) -> None:
@@ -417,6 +486,7 @@ class Conversation(Struct, gc=False):
         channel: str | None = None,
         delivery: str | None = None,
         ready: int = NEVER,
+        reason: str | None = None,
     ) -> None:
         """The outcome of asking the policy: with the rules that blocked, and its version."""
         self.effects.outcome(
@@ -430,7 +500,7 @@ class Conversation(Struct, gc=False):
                 delivery,
                 _told_rules(blocks) if blocks else None,
                 None if ready == NEVER else rfc3339(ready),
-                None,
+                reason,
                 self.policy.version,
             ),
             question.category,
@@ -455,27 +525,6 @@ class Conversation(Struct, gc=False):
         )
 
 
-def question_of_held(key: str, held: Held, state: ConversationState, policy: Policy) -> Question:
-    """A held intent as it is asked again."""
-    return Question(
-        key,
-        held.app,
-        held.category,
-        policy.asked(held.app, held.category),
-        held.priority,
-        held.route,
-        held.expires,
-        held.not_before,
-        policy.zone_of(state),
-        held.account or state.owner,
-        held.spread,
-        held.id,
-        held.attempt,
-        held.combined,
-        held.trace,
-    )
-
-
 @lru_cache(maxsize=4_096)
 def _told_rules(blocks: tuple[Block, ...]) -> list[RuleBlock]:
     """Many customers are blocked by the same rules until the same moment; the result is shared."""
@@ -488,10 +537,6 @@ def _told_rules(blocks: tuple[Block, ...]) -> list[RuleBlock]:
         )
         for block in blocks
     ]
-
-
-def _release_order(held: Held) -> tuple[int, int, int]:
-    return -held.priority, held.expires if held.expires_stated else NEVER, held.accepted
 
 
 def _trim_sends(sends: list[Send], oldest: int) -> None:

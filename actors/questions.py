@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.conversation import question_of_held
+from actors.fallback import question_of_held, reason_of
 from hub.contract.times import rfc3339
 from hub.policy.decide import decide
 from hub.policy.policy import Policy
@@ -15,7 +15,7 @@ _STATUS = ("dispatched", "unknown", "sent", "failed", "delivered", "read")
 
 
 def describe(key: str, state: ConversationState, policy: Policy, now: int) -> dict[str, Any]:
-    """A conversation in words: profile, DND, counts against each cap, held intents and why."""
+    """A conversation in words: profile, DND, counts against each cap, what is held or in flight."""
     return {
         "key": key,
         "zone": policy.zone_of(state),
@@ -27,7 +27,8 @@ def describe(key: str, state: ConversationState, policy: Policy, now: int) -> di
         else {"agent": state.agent, "until": _until(state.takeover)},
         "last_inbound_at": rfc3339(state.inbound) if state.inbound else None,
         "caps": _caps(key, state, policy, now),
-        "held": [_held(key, held, state, policy, now) for held in state.held],
+        "held": [_held(key, held, state, policy, now) for held in state.held if not held.in_flight],
+        "in_flight": [_in_flight(held) for held in state.held if held.in_flight],
         "dispatches": [
             {
                 "at": rfc3339(send.at),
@@ -101,6 +102,7 @@ def _held(
         "accepted_at": rfc3339(held.accepted),
         "expires_at": rfc3339(held.expires),
         "next_eligible_at": rfc3339(held.wake) if held.wake < held.expires else None,
+        "reason": reason_of(held),
         "rules": [
             {
                 "rule": block.rule,
@@ -110,4 +112,19 @@ def _held(
             }
             for block in verdict.blocks
         ],
+    }
+
+
+def _in_flight(held: Held) -> dict[str, Any]:
+    """What has been dispatched and may still go by another channel."""
+    return {
+        "intent": held.id,
+        "app": held.app,
+        "category": held.category,
+        "channel": held.before,
+        "attempt": held.attempt - 1,
+        "route_left": held.route,
+        "accepted_at": rfc3339(held.accepted),
+        "expires_at": rfc3339(held.expires),
+        "falls_back_at": rfc3339(held.wake) if held.timed else None,
     }

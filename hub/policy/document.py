@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from hub import limits
 from hub.contract.subjects import CHANNELS, is_source
@@ -41,6 +41,9 @@ class Category(Struct, forbid_unknown_fields=True, kw_only=True):
     route: list[str]
     priority: Annotated[int, Meta(ge=0, le=9)] = 5
     bypass: list[Bypass] = field(default_factory=list)
+    fallback_after: str | UnsetType = UNSET
+    """How long a dispatch may go without `delivered` before the next channel is tried. Not in the
+    version of a document that does not say it: those had their versions before there was one."""
 
 
 class Reserve(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -207,6 +210,8 @@ def _check(document: PolicyDocument) -> None:
         _check_route(category.route, f"{place}.route")
         if len(set(category.bypass)) != len(category.bypass):
             _fail(f"{place}.bypass", "names a kind twice")
+        if isinstance(category.fallback_after, str):
+            _check_fallback(category.fallback_after, f"{place}.fallback_after")
     names: dict[str, str] = {}
     rules = 0
     for kind in ("caps", "gaps", "quiet", "presence"):
@@ -232,6 +237,13 @@ def _check_route(route: list[str], place: str) -> None:
             _fail(place, f"unknown channel {channel!r}; known: {', '.join(CHANNELS)}")
     if len(set(route)) != len(route):
         _fail(place, "names a channel twice")
+
+
+def _check_fallback(text: str, place: str) -> None:
+    if duration_ms(text, place) > limits.SEND_MEMORY_MS:
+        _fail(
+            place, f"{text!r} is longer than 7d, after which a dispatch is given no more receipts"
+        )
 
 
 def _check_filter(document: PolicyDocument, rule: Filter, place: str) -> None:

@@ -36,6 +36,11 @@ class Policy:
         self.send_memory_ms = max(
             [limits.SEND_MEMORY_MS, *(rule.memory_ms for rule in (*self.caps, *self.gaps))]
         )
+        self._fallback_ms = {
+            name: doc.duration_ms(category.fallback_after, name)
+            for name, category in self.categories.items()
+            if isinstance(category.fallback_after, str)
+        }
         self._bypass = {name: frozenset(c.bypass) for name, c in self.categories.items()}
         self._asked: dict[str, dict[str, dict[str, Asked]]] = {}
 
@@ -67,6 +72,10 @@ class Policy:
 
     def bypasses(self, category: str, kind: str) -> bool:
         return kind in self._bypass.get(category, ())
+
+    def fallback_ms(self, category: str) -> int:
+        """How long to wait for `delivered` before the next channel is tried; 0: for ever."""
+        return self._fallback_ms.get(category, 0)
 
     def zone_of(self, state: ConversationState) -> str:
         """The zone in force for a conversation."""

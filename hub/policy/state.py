@@ -28,6 +28,8 @@ class Send(Struct, array_like=True, gc=False):
     """`intent_hash` of (app, id)."""
     attempt: int = 1
     status: int = DISPATCHED
+    fallback: bool = False
+    """It went out because of an earlier attempt: the sends of this intent are one after another."""
 
     @property
     def channel(self) -> str:
@@ -53,14 +55,20 @@ def label_parts(label: str) -> list[str]:
 
 
 class Held(Struct, array_like=True, gc=False):
-    """One held intent (of a combined send: one channel of it). Its body is parked in the ledger."""
+    """One intent that waits (of a combined send: one channel of it). Its body is parked.
+
+    Either it is held until it may go; or it is in flight: it has left on the channel `before`, and
+    what is left of its route waits for what becomes of that dispatch.
+    """
 
     id: str
     app: str
     category: str
     priority: int
     route: list[str]
+    """Where it may still go."""
     attempt: int
+    """The number of its next dispatch."""
     combined: bool
     accepted: int
     expires: int
@@ -75,20 +83,28 @@ class Held(Struct, array_like=True, gc=False):
     index: int
     """Place of the body in the block."""
     wake: int = 0
-    """When it is decided again: next_eligible_at, or its expiry when there is none."""
+    """When it is decided again: next_eligible_at, or its expiry when there is none. In flight:
+    when `fallback_after` has passed, or when it ends."""
     spread: dict[str, int] | None = None
     """Quiet rule to the moment until which it goes on blocking this intent."""
     size: int = 0
     """Bytes of the body."""
     urgent: bool = False
     """It came on the urgent lane."""
+    in_flight: bool = False
+    timed: bool = False
+    """In flight, and decided again at `wake`; else that is the end of the flight."""
+    before: str | None = None
+    """The channel of its newest dispatch; None when there was none."""
+    failure: str | None = None
+    """Why that dispatch failed; None when there was none or it has not failed."""
 
 
 class ConversationState(Struct, array_like=True, gc=False):
     """Everything `decide()` may look at. Packed by position: new fields go to the end."""
 
     wake: int = 0
-    """Earliest `wake` of the held intents; 0 when nothing is held."""
+    """Earliest `wake` of what is held or in flight; 0 when nothing is."""
     zone: str | None = None
     to: dict[str, str] = field(default_factory=dict)
     owner: str | None = None
@@ -105,7 +121,7 @@ class ConversationState(Struct, array_like=True, gc=False):
     seen: bytes = b""
     """Remembered (app, id) that are neither in `sends` nor in `held`; see `hub.policy.seen`."""
     held: list[Held] = field(default_factory=list)
-    """In the order of acceptance."""
+    """Held and in flight, in the order of acceptance."""
 
 
 class WakeOnly(Struct, array_like=True):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.support.strategies import FOCUSES, Scenario, scenarios
-from tests.support.told import line, product_outcomes, reference_outcomes
+from tests.support.told import REASONED, line, product_outcomes, reference_outcomes
 
 IDS = ("intent", "app", "customer", "state")
 COMPARED = (*IDS, "at", "channel", "delivery", "next_eligible_at")
@@ -40,6 +40,10 @@ REACHED = {
     "counts": {"cap hold", "cap next", "cap drop", "gap hold", "gap next", "failed", "delivered"},
     "clocks": {"cap hold", "waits for more than its rules"},
     "people": {"presence hold", "presence next", "dnd next", "dnd hold", "held for good"},
+    "fallback": {
+        *("dispatched after a failure", "held after a failure", "dispatched after a wait"),
+        *("held after a wait", "failed with rules", "delivered after another dispatch"),
+    },
 }
 """What the histories of a focus must have led to, or their agreement would say little."""
 
@@ -52,7 +56,8 @@ def comparable(outcome: dict[str, Any]) -> tuple[Any, ...]:
         (block["rule"], block["kind"], block["action"], block.get("ready_at"))
         for block in outcome.get("rules") or []
     ]
-    return (*(outcome.get(key) for key in COMPARED), rules)
+    reason = outcome.get("reason") if outcome["state"] in REASONED else None
+    return (*(outcome.get(key) for key in COMPARED), rules, reason)
 
 
 def disagreement(scenario: Scenario, wanted: list[Any], got: list[Any]) -> str:
@@ -87,6 +92,26 @@ def led_to(outcomes: list[Any]) -> set[str]:
                 words.add("held for good")
             elif eligible not in [block.get("ready_at") for block in rules]:
                 words.add("waits for more than its rules")
+    return words | fallbacks_in(outcomes)
+
+
+def fallbacks_in(outcomes: list[Any]) -> set[str]:
+    """What became of intents after a first dispatch, in words."""
+    words: set[str] = set()
+    went: dict[tuple[str, ...], str] = {}
+    """Name to its newest dispatch, of those that are a fallback."""
+    for outcome in outcomes:
+        state, reason = outcome["state"], outcome.get("reason")
+        name = (outcome["customer"], outcome["app"], outcome["intent"])
+        if state in ("held", "dispatched") and reason:
+            words.add(f"{state} after {'a failure' if ' failed: ' in reason else 'a wait'}")
+            went[name] = outcome.get("delivery", "")
+        elif state == "failed" and outcome.get("rules"):
+            words.add("failed with rules")
+        elif state in ("cancelled", "superseded") and name in went:
+            words.add(f"{state} after a dispatch")
+        elif state == "delivered" and went.get(name, outcome["delivery"]) != outcome["delivery"]:
+            words.add("delivered after another dispatch")
     return words
 
 

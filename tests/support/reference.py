@@ -25,6 +25,8 @@ from tests.support.wallclock import (
 
 LOOK_AHEAD_MS = 366 * DAY_MS
 UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
+RECEIPTS_FOR_MS = 7 * DAY_MS
+"""How long after a dispatch its receipts are awaited, and with them its fallback."""
 RANKS = ("dispatched", "unknown", "sent", "failed", "delivered", "read")
 RULES = (("cap", "caps"), ("gap", "gaps"), ("quiet", "quiet"), ("presence", "presence"))
 
@@ -56,7 +58,12 @@ class Dispatch:
     category: str
     channel: str
     account: str
+    piece: Piece
     status: str = "dispatched"
+
+    @property
+    def arrived(self) -> bool:
+        return self.status in ("delivered", "read")
 
 
 @dataclass
@@ -79,6 +86,19 @@ class Piece:
     released: dict[str, int] = field(default_factory=dict)
     """Quiet rule with `spread` to the moment until which it goes on blocking this piece."""
     wake: int = 0
+    phase: str = "new"
+    """held: waits to be sent; flying: sent, and may still go by another channel; done."""
+    went: list[Dispatch] = field(default_factory=list)
+    """Its dispatches, one for each channel it left on."""
+    failure: str | None = None
+    """What the provider says of the last of them, if that has failed."""
+
+    @property
+    def left(self) -> list[str]:
+        """The channels behind the one it last left on."""
+        if not self.went:
+            return self.route
+        return self.route[self.route.index(self.went[-1].channel) + 1 :]
 
 
 @dataclass
@@ -91,9 +111,17 @@ class Customer:
     takeover: tuple[str, int | None] | None = None
     inbound: int | None = None
     dispatches: list[Dispatch] = field(default_factory=list)
-    held: list[Piece] = field(default_factory=list)
-    """In the order of acceptance."""
+    pieces: list[Piece] = field(default_factory=list)
+    """All there ever were, in the order of acceptance."""
     seen: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def held(self) -> list[Piece]:
+        return [piece for piece in self.pieces if piece.phase == "held"]
+
+    @property
+    def waiting(self) -> list[Piece]:
+        return [piece for piece in self.pieces if piece.phase in ("held", "flying")]
 
 
 def simulate(policy: dict[str, Any], events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -134,13 +162,13 @@ class Reference:
     def run_wakes(self, until: int | None) -> None:
         """7. Everything due at or before `until` (None: everything) at its own time."""
         while True:
-            due = [(p.wake, c.key) for c in self.customers.values() for p in c.held]
+            due = [(p.wake, c.key) for c in self.customers.values() for p in c.waiting]
             if not due or (until is not None and min(due)[0] > until):
                 return
             when, key = min(due)
             self.now = when
             customer = self.customers[key]
-            self.decide_all(customer, [p for p in customer.held if p.wake == when], when)
+            self.decide_all(customer, [p for p in customer.waiting if p.wake == when], when)
 
     # ---- what arrives --------------------------------------------------------------------------
 
@@ -163,9 +191,9 @@ class Reference:
         key = event.get("collapse_key")
         if key is not None:  # 8
             for old in [p for p in customer.held if (p.app, p.collapse_key) == (event["app"], key)]:
-                customer.held.remove(old)
-                self.say_piece(customer, old, "superseded")
+                self.drop(customer, old, "superseded")
         for piece in self.pieces(event, category, route):
+            customer.pieces.append(piece)
             self.decide(customer, piece, self.now)
 
     def pieces(
@@ -202,9 +230,25 @@ class Reference:
                 continue
             if RANKS.index(event["status"]) > RANKS.index(sent.status):
                 sent.status = event["status"]
-                if sent.status != "unknown":
-                    about = {"channel": sent.channel, "delivery": sent.delivery}
-                    self.say(customer, sent.app, sent.intent, sent.status, self.now, **about)
+                self.receipt_counts(customer, sent, event)
+
+    def receipt_counts(self, customer: Customer, sent: Dispatch, event: dict[str, Any]) -> None:
+        """Fallback: what a word that moves a dispatch forwards does to its intent."""
+        piece, told = sent.piece, {"channel": sent.channel, "delivery": sent.delivery}
+        if sent.status == "unknown":
+            return
+        if sent.arrived:
+            piece.phase = "done"
+        elif sent is not piece.went[-1] or any(each.arrived for each in piece.went):
+            return
+        elif sent.status == "failed":
+            words = [event[key] for key in ("class", "code") if event.get(key)]
+            told["reason"] = " ".join(words) or "provider"
+            if piece.phase in ("held", "flying"):
+                piece.failure = told["reason"]
+                self.decide(customer, piece, self.now)
+                return
+        self.say(customer, sent.app, sent.intent, sent.status, self.now, **told)
 
     def command(self, customer: Customer, event: dict[str, Any]) -> None:
         """Change the conversation; 9. decide all that is held again if it is different now."""
@@ -224,9 +268,11 @@ class Reference:
             customer.takeover = None
         elif event["op"] == "cancel":
             asked = (event["app"], event["intent"])
-            self.cancel(customer, [p for p in customer.held if (p.app, p.id) == asked])
+            for piece in [p for p in customer.waiting if (p.app, p.id) == asked]:
+                self.drop(customer, piece, "cancelled")
         elif event["op"] == "forget":
-            self.cancel(customer, list(customer.held))
+            for piece in customer.waiting:
+                self.drop(customer, piece, "cancelled")
             customer.to, customer.zone, customer.owner = {}, None, None
             customer.inbound, customer.takeover = None, None
         if self.what_matters(customer) != before:
@@ -236,10 +282,11 @@ class Reference:
     def what_matters(customer: Customer) -> Any:
         return (dict(customer.dnd), customer.zone, dict(customer.to), customer.takeover)
 
-    def cancel(self, customer: Customer, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            customer.held.remove(piece)
-            self.say_piece(customer, piece, "cancelled")
+    def drop(self, customer: Customer, piece: Piece, state: str) -> None:
+        """Somebody says that it is not to be sent; what a dispatch may still bring is not ended."""
+        piece.phase = "done"
+        if piece.failure is not None or not piece.went:
+            self.say_piece(customer, piece, state)
 
     # ---- deciding ------------------------------------------------------------------------------
 
@@ -251,19 +298,25 @@ class Reference:
                 -p.priority,
                 p.stated is None,
                 p.stated or 0,
-                customer.held.index(p),
+                customer.pieces.index(p),
             ),
         )
         for piece in in_order:
-            self.decide(customer, piece, t)
+            if piece.phase == "flying" and not self.falls_back_at(piece):
+                piece.phase = "done"
+            else:
+                self.decide(customer, piece, t)
+
+    def falls_back_at(self, piece: Piece) -> int | None:
+        """When a piece in flight goes on by itself; None when it does not."""
+        after = self.policy["categories"][piece.category].get("fallback_after")
+        timer = piece.went[-1].at + duration_ms(after) if after else None
+        return timer if timer is not None and timer < piece.expires else None
 
     def decide(self, customer: Customer, piece: Piece, t: int) -> None:
-        """2. to 6. for one piece: exactly one outcome."""
-        was_held = piece in customer.held
+        """2. to 6. for one piece: one outcome, or none when a fallback ends in silence."""
         if piece.expires <= t:
-            if was_held:
-                customer.held.remove(piece)
-            self.say_piece(customer, piece, "expired", t)
+            self.end(customer, piece, "expired", t, None)
             return
         if piece.not_before is not None and piece.not_before > t:
             wait = Block("not-before", "schedule", "hold", piece.not_before)
@@ -273,22 +326,43 @@ class Reference:
         state, eligible = answer.verdict, None
         if state == "hold":
             state, eligible = self.look_ahead(customer, piece, t, answer.ready)
-        if state == "held" and not was_held:
-            customer.held.append(piece)
-        if state != "held" and was_held:
-            customer.held.remove(piece)
         if state == "held":
+            piece.phase = "held"
             piece.wake = piece.expires if eligible is None else eligible
             self.say_piece(customer, piece, "held", t, answer, next_eligible_at=eligible)
         elif state == "suppressed":
-            self.say_piece(customer, piece, "suppressed", t, answer._replace(channel=None))
+            self.end(customer, piece, "suppressed", t, answer._replace(channel=None))
         else:
-            delivery = f"{piece.app}:{piece.id}:{piece.attempt}"
-            account = self.account(customer, piece, answer.channel)
-            customer.dispatches.append(
-                Dispatch(delivery, t, piece.app, piece.id, piece.category, answer.channel, account)
+            self.dispatch(customer, piece, t, answer)
+
+    def end(
+        self, customer: Customer, piece: Piece, state: str, t: int, answer: Answer | None
+    ) -> None:
+        """No channel is left: said as `failed` after a failure, not at all while one is awaited."""
+        piece.phase = "done"
+        if not piece.went:
+            self.say_piece(customer, piece, state, t, answer)
+        elif piece.failure is not None:
+            last = piece.went[-1]
+            answer = (answer or Answer("", None, []))._replace(channel=last.channel)
+            self.say_piece(
+                customer, piece, "failed", t, answer, delivery=last.delivery, reason=piece.failure
             )
-            self.say_piece(customer, piece, "dispatched", t, answer, delivery=delivery)
+
+    def dispatch(self, customer: Customer, piece: Piece, t: int, answer: Answer) -> None:
+        """Count it, tell it, and keep what is left of the route for a fallback."""
+        assert answer.channel is not None
+        delivery = f"{piece.app}:{piece.id}:{piece.attempt + len(piece.went)}"
+        account = self.account(customer, piece, answer.channel)
+        sent = Dispatch(
+            delivery, t, piece.app, piece.id, piece.category, answer.channel, account, piece
+        )
+        self.say_piece(customer, piece, "dispatched", t, answer, delivery=delivery)
+        customer.dispatches.append(sent)
+        piece.went.append(sent)
+        piece.failure = None
+        piece.phase = "flying" if piece.left else "done"
+        piece.wake = self.falls_back_at(piece) or min(piece.expires, t + RECEIPTS_FOR_MS)
 
     def look_ahead(
         self, customer: Customer, piece: Piece, t: int, ready: int | None
@@ -309,7 +383,7 @@ class Reference:
         """4. and 5. Go through the route at one moment. Notes spread moments in the piece."""
         found: list[Block] = []
         skipped: list[tuple[str, int]] = []
-        for channel in piece.route:
+        for channel in piece.left:
             blocks = self.blocks(customer, piece, channel, t)
             found += [block for block in blocks if block not in found]
             actions = {block.action for block in blocks}
@@ -440,9 +514,15 @@ class Reference:
         answer: Answer | None = None,
         delivery: str | None = None,
         next_eligible_at: int | None = None,
+        reason: str | None = None,
     ) -> None:
         """An outcome of one piece; a combined send names its channel in every one."""
         channel = answer.channel if answer else None
+        if piece.went and reason is None:
+            before = piece.went[-1].channel
+            reason = f"{before}: not delivered within fallback_after"
+            if piece.failure is not None:
+                reason = f"{before} failed: {piece.failure}"
         self.say(
             customer,
             piece.app,
@@ -453,6 +533,7 @@ class Reference:
             delivery=delivery,
             rules=[say_block(block) for block in answer.blocks] if answer else None,
             next_eligible_at=None if next_eligible_at is None else say_time(next_eligible_at),
+            reason=reason,
         )
 
     def say(

@@ -68,6 +68,11 @@ FOCUSES = {
     "counts": Focus({"intent": 8, "receipt": 3, "owner": 1}, caps=3, gaps=2, quiet=1, length=24),
     "clocks": Focus({"intent": 6, "zone": 2}, caps=1, quiet=3),
     "people": Focus({"intent": 5, "inbound": 2, "command": 5}, gaps=1, quiet=1, presence=2),
+    "fallback": Focus(
+        {"intent": 6, "receipt": 5, "fail": 3, "command": 2, "inbound": 2, "cancel": 1},
+        *(1, 1, 1, 2),
+        length=30,
+    ),
 }
 
 
@@ -152,6 +157,8 @@ def _categories(rng: Random) -> dict[str, Any]:
         made[name] = {"route": some(rng, CHANNELS)}
         if rng.random() < 0.7:
             made[name]["priority"] = rng.randint(2, 8)
+        if rng.random() < 0.5:
+            made[name]["fallback_after"] = rng.choice(["10m", "1ms", "2h", "30h", "7d"])
         if rng.random() < (0.8 if name == "otp" else 0.1):
             made[name]["bypass"] = some(rng, KINDS)
     return made
@@ -268,7 +275,9 @@ def _command(rng: Random) -> dict[str, Any]:
 
 
 _INTENTS, _COMMANDS = pool(_intent, 2_000), pool(_command, 600)
+_CANCEL = {"type": "command", "id": "k", "op": "cancel"}
 _OWNERS = st.sampled_from(["ann", "bob"])
+_WORDS = st.sampled_from([{}, {"class": "dead_address", "code": "81013"}, {"class": "expired"}])
 _STATUSES = ["failed"] * 4 + ["delivered", "delivered", "sent", "read", "unknown"]
 
 # ---- histories ---------------------------------------------------------------------------------
@@ -306,7 +315,8 @@ class History:
         self.customers = draw(st.sampled_from([["c"], ["u-1024"], ["c", "~g"]]))
         rules = [rule for s in ("caps", "gaps", "quiet", "presence") for rule in policy[s]]
         texts = [rule.get(key, "day") for rule in rules for key in ("window", "min", "within")]
-        texts += [policy.get("hold_max", "72h"), "24h"]
+        texts += [policy.get("hold_max", "72h"), "24h", "7d"]
+        texts += [c.get("fallback_after", "day") for c in policy["categories"].values()]
         self.durations = sorted({duration_ms(text) for text in texts if text[0].isdigit()})
         clocks = {rule.get(key, "00:00") for rule in rules for key in ("from", "to")}
         self.clocks = sorted(clocks | {"00:00"})
@@ -319,7 +329,9 @@ class History:
             "intent": self.intent,
             "receipt": self.receipt,
             "inbound": self.inbound,
+            "fail": self.fail,
             "command": self.command,
+            "cancel": lambda key: self.command(key, st.just(_CANCEL)),
             "zone": lambda key: self.profile(key, "timezone", self.zone()),
             "owner": lambda key: self.profile(key, "owner", self.draw(_OWNERS)),
         }
@@ -384,6 +396,10 @@ class History:
 
     def intent(self, customer: str) -> dict[str, Any]:
         event = self.draw(_INTENTS) | {"customer": customer}
+        known = self.hub.customers.get(customer)
+        fallbacks = [p for p in known.held if p.went and p.collapse_key] if known else []
+        if fallbacks and self.draw(st.integers(0, 2)) == 0:
+            event |= {"app": fallbacks[0].app, "collapse_key": fallbacks[0].collapse_key}
         app = event["app"]
         how = self.draw(st.integers(0, 9))  # 8: an id with a colon in it, 9: one used before
         name = f"i{len(self.ids)}" + (":1" if how == 8 else "")
@@ -412,23 +428,42 @@ class History:
         known = self.hub.customers.get(customer)
         sent = [d for d in known.dispatches if self.now - d.at < MEMORY_MS] if known else []
         if sent and self.draw(st.integers(0, 9)):
+            several = [d for d in sent if d.piece.phase != "done" or len(d.piece.went) > 1]
+            sent = several if several and self.draw(st.integers(0, 3)) else sent
             delivery = self.draw(st.sampled_from(sent)).delivery
         else:
             delivery = self.draw(st.sampled_from(["shop:i0:1", "shop:i0:2", "bot:i1:1"]))
             known_ids = {d.delivery for d in known.dispatches} if known else set()
             delivery = "shop:nothing:1" if delivery in known_ids else delivery
         status = self.draw(st.sampled_from(_STATUSES))
-        return {"type": "receipt", "customer": customer, "delivery": delivery, "status": status}
+        event = {"type": "receipt", "customer": customer, "delivery": delivery, "status": status}
+        return event | self.draw(_WORDS) if status == "failed" else event
+
+    def fail(self, customer: str) -> dict[str, Any]:
+        """The newest dispatch of what is in flight fails, or of what waits after one."""
+        self.hub.run_wakes(self.now)
+        known = self.hub.customers.get(customer)
+        went = [p.went[-1] for p in known.waiting if p.went] if known else []
+        recent = [sent for sent in went if self.now - sent.at < MEMORY_MS]
+        if not recent:
+            return self.receipt(customer)
+        delivery = self.draw(st.sampled_from(recent)).delivery
+        event = {"type": "receipt", "customer": customer, "delivery": delivery}
+        return event | {"status": "failed"} | self.draw(_WORDS)
 
     def inbound(self, customer: str) -> dict[str, Any]:
         event = {"type": "inbound", "id": "m", "channel": "sms", "account": "a"}
         return event | {"customer": customer, "content": {"text": "hi"}}
 
-    def command(self, customer: str) -> dict[str, Any]:
-        event = self.draw(_COMMANDS) | {"customer": customer}
+    def command(
+        self, customer: str, commands: st.SearchStrategy[Any] | None = None
+    ) -> dict[str, Any]:
+        event = self.draw(_COMMANDS if commands is None else commands) | {"customer": customer}
         if event["op"] == "cancel":
             known = self.hub.customers.get(customer)
-            held = [(piece.app, piece.id) for piece in known.held] if known else []
+            waiting = known.waiting if known else []
+            failed = [piece for piece in waiting if piece.failure is not None]
+            held = [(piece.app, piece.id) for piece in failed or waiting]
             used = [(app, name) for _, app, name in self.ids] or [("shop", "i0")]
             event["app"], event["intent"] = self.draw(st.sampled_from(held * 5 + used))
         self.fill(event)

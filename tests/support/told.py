@@ -92,8 +92,8 @@ def command(at: str, op: str, **fields: Any) -> dict[str, Any]:
     return event("command", at, **({"op": op, "id": "k", "app": "shop"} | fields))
 
 
-def receipt(at: str, name: str, status: str, attempt: int = 1) -> dict[str, Any]:
-    return event("receipt", at, delivery=f"shop:{name}:{attempt}", status=status)
+def receipt(at: str, name: str, status: str, attempt: int = 1, **more: Any) -> dict[str, Any]:
+    return event("receipt", at, delivery=f"shop:{name}:{attempt}", status=status, **more)
 
 
 def inbound(at: str) -> dict[str, Any]:
@@ -102,6 +102,9 @@ def inbound(at: str) -> dict[str, Any]:
 
 # ---- outcomes ----------------------------------------------------------------------------------
 
+REASONED = ("held", "dispatched", "failed")
+"""States whose reasons both sides say alike."""
+
 
 def short(time: str) -> str:
     text = time.removeprefix("2026-").replace("T", " ").removesuffix("Z").removesuffix(".000")
@@ -109,9 +112,10 @@ def short(time: str) -> str:
 
 
 def line(outcome: dict[str, Any]) -> str:
-    """`at intent state channel as delivery [rule action ready, …] > next_eligible_at`.
+    """`at intent state channel as delivery [rule action ready, …] > next_eligible_at (reason)`.
 
-    Absent parts are left out, and so is the delivery when it is the first attempt.
+    Absent parts are left out, and so are the delivery when it is the first attempt and a reason
+    that goes without saying.
     """
     said = f"{short(outcome['at'])} {outcome['intent']} {outcome['state']}"
     if "channel" in outcome:
@@ -126,6 +130,8 @@ def line(outcome: dict[str, Any]) -> str:
         said += f" [{', '.join(blocks)}]"
     if "next_eligible_at" in outcome:
         said += f" > {short(outcome['next_eligible_at'])}"
+    if outcome["state"] in REASONED and outcome.get("reason") not in (None, "provider"):
+        said += f" ({outcome['reason']})"
     return said
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 
 from hub import limits
 from hub.contract.subjects import CHANNELS
@@ -73,6 +74,7 @@ priority = 3
 [categories.service]
 route    = ["wecom", "sms"]
 priority = 6
+fallback_after = "10m"                # optional, at most 7d: without `delivered` for so long, the next channel is tried
 [categories.otp]
 route    = ["sms"]
 priority = 9
@@ -137,7 +139,7 @@ def test_defaults() -> None:
     document = parse_policy(BASE + CAP)
     assert document.hold_max == "72h"
     category, cap = document.categories["marketing"], document.caps[0]
-    assert (category.priority, category.bypass) == (5, [])
+    assert (category.priority, category.bypass, category.fallback_after) == (5, [], UNSET)
     assert (cap.per, cap.reserve, cap.categories, cap.channels, cap.apps) == (
         "customer", None, None, None, None,
     )  # fmt: skip
@@ -157,6 +159,8 @@ GOOD = [
     BASE + QUIET + 'days = ["sun"]\nspread = "1ms"',
     BASE + DATES.replace("2026-10-01/2026-10-07", "2028-02-29"),
     HEAD + '[categories."优惠 券"]\nroute = ["sms"]',
+    BASE + 'fallback_after = "1ms"',
+    BASE + 'fallback_after = "7d"',
 ]
 
 
@@ -300,6 +304,10 @@ BAD = [
     (BASE + 'bypass = ["cap", "cap"]', "categories.marketing.bypass", "names a kind twice"),
     (BASE + 'bypass = "cap"', "categories.marketing.bypass", "expected `array`, got `str`"),
     (BASE + '[categories.x]\nroute=["fax"]', "categories.x.route", "unknown channel 'fax'"),
+    (BASE + "fallback_after = 10", "categories.marketing.fallback_after", "expected `str`"),
+    (BASE + 'fallback_after = "soon"', "categories.marketing.fallback_after", "not a duration"),
+    (BASE + 'fallback_after = "169h"', "categories.marketing.fallback_after", "longer than 7d"),
+    (BASE + 'fall_back = "1h"', "categories.marketing.fall_back", "unknown key"),
     ('hold_max = "forever"\n' + BASE, "hold_max", "'forever' is not a duration"),
     ('hold_max = "367d"\n' + BASE, "hold_max", "longer than 366d"),
     ("hold_max = 72\n" + BASE, "hold_max", "expected `str`, got `int`"),
@@ -432,6 +440,12 @@ def test_the_version_names_what_is_said_and_not_how() -> None:
     assert policy_version(parse_policy(same)) == version
     for other in (CAP.replace("3", "4"), CAP + 'per = "channel"', CAP + GAP, ""):
         assert policy_version(parse_policy(BASE + other)) != version
+
+
+def test_the_version_of_a_document_without_fallbacks_is_the_one_it_always_had() -> None:
+    """Decisions of before name it, and so do hosts of before while one after the other is new."""
+    assert policy_version(parse_policy(BASE + CAP)) == "f5f3cbd39d22"
+    assert policy_version(parse_policy(BASE + 'fallback_after = "1h"\n' + CAP)) != "f5f3cbd39d22"
 
 
 @pytest.mark.parametrize(

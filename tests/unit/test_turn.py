@@ -10,6 +10,7 @@ import pytest
 
 from actors.batch import Batch, arrays, halves
 from actors.partition import Partition
+from actors.questions import describe
 from actors.turn import Turn
 from hub import limits
 from hub.contract.subjects import CHANNELS, partition_of
@@ -22,8 +23,7 @@ from hub.policy.state import unpack_state
 NOW = 1_793_000_000_000  # 2026-10-26T07:33:20Z
 HOUR_MS = 3_600_000
 PARTITIONS = 4
-POLICY = Policy(
-    parse_policy("""
+TEXT = """
 version = 1
 timezone = "UTC"
 [categories.ad]
@@ -36,8 +36,10 @@ categories = ["ad"]
 from = "07:00"
 to = "08:00"
 on = "hold"
-""")
-)
+"""
+POLICY = Policy(parse_policy(TEXT))
+WIDE = 'route = ["wecom", "sms", "push"]'
+TIMED = Policy(parse_policy(TEXT.replace(WIDE, f'{WIDE}\nfallback_after = "10m"')))
 TO = {"wecom": "w", "sms": "+1", "push": "t"}
 
 decode_record = msgspec.msgpack.Decoder(LogRecord).decode
@@ -219,6 +221,114 @@ def test_a_body_that_is_gone_is_a_failure_with_a_reason():
     batch = Batch("host-2", [work], POLICY.version)
     assert states_told(batch) == [("held", "dispatched"), ("held", "failed")]
     assert on(batch, "hub.out.") == []
+
+
+# ---- fallback ------------------------------------------------------------------------------------
+
+
+def receipt(sequence: int, name: str, attempt: int, status: str = "failed") -> IntakeMessage:
+    fields = {"delivery": f"shop:{name}:{attempt}", "customer": KEY, "status": status}
+    return message(sequence, fields | {"at": "2026-10-26T07:33:20Z"}, lane="receipt")
+
+
+@pytest.mark.parametrize("lane", ["normal", "urgent"])
+def test_a_fallback_has_the_content_of_its_channel_and_its_lane(lane: str):
+    owned = partition()
+    turn = turn_of(owned)
+    content = {"wecom": {"title": "w"}, "*": {"title": "any"}}
+    wide = intent("a", route=["wecom", "sms"], content=content)
+    turn.receive(message(1, wide, intent("b"), intent("c"), lane=lane), NOW)
+    (work,) = turn.close()
+    batch = Batch("host-1", [work], POLICY.version)
+    assert [msgspec.json.decode(body) for body in work.parked[0]] == [content], (
+        "b and c have no rest"
+    )
+    after = turn_of(owned)
+    after.receive(receipt(1, "a", 1), NOW)
+    after.receive(message(4, intent("d"), lane="normal"), NOW)
+    (work,) = after.close()
+    work.fill_bodies({f"{work.partition.epoch}-1-0": [msgspec.json.encode(content)]})
+    batch = Batch("host-2", [work], POLICY.version)
+    out = [objects_of(entry) for entry in on(batch, "hub.out.")]
+    assert [[each["id"] for each in objects] for objects in out] == (
+        [["shop:a:2"], ["shop:d:1"]] if lane == "urgent" else [["shop:a:2", "shop:d:1"]]
+    )
+    assert out[0][0]["content"] == {"title": "any"}
+    assert (out[0][0]["channel"], out[0][0]["attempt"], out[0][0]["to"]) == ("sms", 2, "+1")
+
+
+def test_what_is_in_flight_wakes_nobody_but_its_end_and_leaves_nothing():
+    owned = partition()
+    turn = turn_of(owned)
+    turn.receive(message(1, intent("a", route=["wecom", "sms"])), NOW)
+    turn.receive(message(2, intent("b", route=["wecom", "sms"])), NOW)
+    turn.close()
+    assert owned.next_wake() == NOW + 72 * HOUR_MS, "when it expires"
+    after = turn_of(owned)
+    after.receive(receipt(1, "a", 1, "delivered"), NOW)
+    assert [held.id for held in unpack_state(owned.states[KEY]).held] == ["b"]
+    (work,) = after.close()
+    end = turn_of(owned)
+    end.wake(owned, *owned.due(NOW + 72 * HOUR_MS, 1), NOW + 72 * HOUR_MS)
+    (work,) = end.close()
+    state = unpack_state(owned.states[KEY])
+    assert (state.held, state.wake, owned.held, work.told) == ([], 0, 0, [])
+
+
+def test_a_flight_without_end_ends_with_the_time_of_receipts():
+    owned = partition()
+    turn = turn_of(owned)
+    never = "9999-12-31T23:59:59Z"
+    turn.receive(message(1, intent("a", route=["wecom", "sms"], expires_at=never)), NOW)
+    assert owned.next_wake() == NOW + limits.SEND_MEMORY_MS
+
+
+def test_what_could_not_fall_back_is_refused_and_one_channel_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(limits, "HELD_BYTES", 20)  # a content has 12
+    turn = turn_of(partition())
+    for sequence, name in enumerate(("a", "b", "c"), start=1):
+        turn.receive(message(sequence, intent(name, route=["wecom", "sms"])), NOW)
+    turn.receive(message(4, intent("d")), NOW)
+    told = turn.works[1].outcomes["shop"]
+    words = ["dispatched", "dispatched", "rejected", "dispatched"]
+    assert [outcome.state for outcome in told] == words
+    assert told[2].reason == "20 bytes are held for this customer or in flight"
+    delivered = [each.id for some in turn.works[1].deliveries.values() for each in some]
+    assert delivered == ["shop:a:1", "shop:b:1", "shop:d:1"]
+
+
+def test_a_state_that_was_packed_before_there_were_fallbacks_is_read():
+    owned = partition()
+    turn = turn_of(owned)
+    turn.receive(message(1, intent("a"), intent("held", category="ad")), NOW)
+    state = msgspec.msgpack.decode(owned.states[KEY])
+    assert [len(send) for send in state[8]] == [7]
+    assert [len(held) for held in state[10]] == [24]
+    before = [*state[:8], [state[8][0][:6]], state[9], [state[10][0][:20]]]
+    read = unpack_state(msgspec.msgpack.encode(before))
+    assert msgspec.msgpack.encode(read) == owned.states[KEY]
+
+
+def test_a_customer_s_page_tells_what_is_in_flight_from_what_is_held():
+    owned = partition()
+    turn = Turn({1: owned}, PARTITIONS, TIMED)
+    turn.receive(message(1, intent("a", route=["wecom", "sms"]), intent("b", category="ad")), NOW)
+    page = describe(KEY, unpack_state(owned.states[KEY]), TIMED, NOW)
+    assert [held["intent"] for held in page["held"]] == ["b"]
+    (flight,) = page["in_flight"]
+    assert flight == {
+        "intent": "a",
+        "app": "shop",
+        "category": "wide",
+        "channel": "wecom",
+        "attempt": 1,
+        "route_left": ["sms"],
+        "accepted_at": "2026-10-26T07:33:20.000Z",
+        "expires_at": "2026-10-29T07:33:20.000Z",
+        "falls_back_at": "2026-10-26T07:43:20.000Z",
+    }
 
 
 # ---- bounds --------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""Fallback: what is left of a route after a dispatch waits for what becomes of that dispatch.
+
+Pure words and times about one waiting intent (`hub.policy.state.Held`); the conversation decides.
+Source: docs/policy.md, "Fallback".
+"""
+
+from __future__ import annotations
+
+from hub import limits
+from hub.contract.types import Receipt
+from hub.policy.policy import Policy
+from hub.policy.rules import NEVER, Question
+from hub.policy.state import DELIVERED, ConversationState, Held, Send
+
+
+def take_off(held: Held, question: Question, channel: str, now: int, fallback_ms: int) -> bool:
+    """It leaves on `channel` now: what is left of its route is in flight. False: nothing is left.
+
+    `fallback_ms`: how long to wait for `delivered`; 0 to wait for `failed` only. The flight ends
+    with the intent, or when no receipt is taken for the dispatch any more.
+    """
+    held.route = question.route[question.route.index(channel) + 1 :]
+    if not held.route:
+        return False
+    held.attempt = question.attempt + 1
+    held.spread = question.spread
+    held.before, held.failure = channel, None
+    timer = now + fallback_ms
+    held.in_flight, held.timed = True, now < timer < held.expires
+    held.wake = timer if held.timed else min(held.expires, now + limits.SEND_MEMORY_MS)
+    return True
+
+
+def reason_of(held: Held) -> str | None:
+    """Why another channel is tried; None for an intent that was never dispatched."""
+    if held.before is None:
+        return None
+    if held.failure is None:
+        return f"{held.before}: not delivered within fallback_after"
+    return f"{held.before} failed: {held.failure}"
+
+
+def ends_in_silence(held: Held) -> bool:
+    """Whether the word of its dispatch still stands when nothing more comes of this."""
+    return held.before is not None and held.failure is None
+
+
+def failure_of(receipt: Receipt) -> str:
+    """What a `failed` receipt says went wrong."""
+    return " ".join(part for part in (receipt.failure, receipt.code) if part) or "provider"
+
+
+def waiting(state: ConversationState, app: str, intent: str) -> Held | None:
+    """What waits behind the dispatches of an intent, held or in flight."""
+    for held in state.held:
+        if held.id == intent and held.app == app and held.before is not None:
+            return held
+    return None
+
+
+def outdone(send: Send, sends: list[Send]) -> bool:
+    """Whether `sent` and `failed` of a dispatch are no news, given all dispatches of its intent.
+
+    They are not once a newer one has gone out after it, or any of them was delivered. The channels
+    of a combined send stand for themselves.
+    """
+    if len(sends) == 1 or not any(each.fallback for each in sends):
+        return False
+    return send is not sends[0] or any(each.status >= DELIVERED for each in sends)
+
+
+def question_of_held(key: str, held: Held, state: ConversationState, policy: Policy) -> Question:
+    """What waits, as it is asked again."""
+    return Question(
+        key,
+        held.app,
+        held.category,
+        policy.asked(held.app, held.category),
+        held.priority,
+        held.route,
+        held.expires,
+        held.not_before,
+        policy.zone_of(state),
+        held.account or state.owner,
+        held.spread,
+        held.id,
+        held.attempt,
+        held.combined,
+        held.trace,
+    )
+
+
+def release_order(held: Held) -> tuple[int, int, int]:
+    """Step 7: priority high to low, expiry soonest first (none last), acceptance."""
+    return -held.priority, held.expires if held.expires_stated else NEVER, held.accepted
