@@ -5,6 +5,7 @@ checker does its own arithmetic: none asks the code that decided.
 """
 
 from hub.checkers.caps import Caps, Gaps
+from hub.checkers.fallback import Fallback
 from hub.checkers.finality import NoDecisionAfterFinal
 from hub.checkers.nothing_lost import NothingLost
 from hub.checkers.once import ExactlyOnce
@@ -13,11 +14,13 @@ from hub.checkers.promises import all_checkers, check_all
 from hub.checkers.quiet import QuietHours
 from hub.checkers.reasons import ReasonGiven
 from hub.checkers.records import Checker, Handed, History, Published, Told, Violation
+from hub.checkers.taken_back import TakenBack
 
 __all__ = [
     "Caps",
     "Checker",
     "ExactlyOnce",
+    "Fallback",
     "Gaps",
     "Handed",
     "History",
@@ -27,6 +30,7 @@ __all__ = [
     "Published",
     "QuietHours",
     "ReasonGiven",
+    "TakenBack",
     "Told",
     "Violation",
     "all_checkers",

@@ -14,12 +14,12 @@ from math import inf
 from msgspec import Struct
 
 from hub.checkers.filters import bypasses, matches
-from hub.checkers.records import Handed, History, Violation, about_delivery
+from hub.checkers.records import FAILED, Handed, History, Violation, about_delivery, follows
 from hub.checkers.zones import Zones, local, zones_of
 from hub.policy.document import CALENDAR, Cap, Gap, PolicyDocument, duration_ms
 
 
-class _Dispatch(Struct):
+class Dispatch(Struct):
     """One delivery as caps and gaps see it."""
 
     handed: Handed
@@ -28,12 +28,14 @@ class _Dispatch(Struct):
     """From when on it is taken back."""
     restored_ms: float = inf
     """From when on it counts again: the provider changed its mind."""
+    certain: bool = True
+    """Whether `failed_ms` is when that was decided, not only when it was reported."""
 
     def counts_at(self, instant: int) -> bool:
         return not self.failed_ms <= instant <= self.restored_ms
 
 
-Dispatches = list[_Dispatch]
+Dispatches = list[Dispatch]
 """Of one customer, by time of decision."""
 
 
@@ -45,7 +47,7 @@ class Caps:
     def check(self, history: History) -> list[Violation]:
         zones = zones_of(history)
         found = []
-        for dispatches in _by_customer(history).values():
+        for dispatches in dispatches_of(history).values():
             for policy in history.policies.values():
                 for rule in policy.caps:
                     for late in _over_cap(history, policy, rule, dispatches, zones):
@@ -60,7 +62,7 @@ class Gaps:
 
     def check(self, history: History) -> list[Violation]:
         found = []
-        for dispatches in _by_customer(history).values():
+        for dispatches in dispatches_of(history).values():
             for policy in history.policies.values():
                 for rule in policy.gaps:
                     for late in _inside_gap(history, policy, rule, dispatches):
@@ -68,38 +70,62 @@ class Gaps:
         return found
 
 
-def _by_customer(history: History) -> dict[str, Dispatches]:
-    by_id: dict[tuple[str, str], _Dispatch] = {}
+def dispatches_of(history: History) -> dict[str, Dispatches]:
+    """By customer, every delivery, and from when on it was taken back."""
+    by_id: dict[tuple[str, str], Dispatch] = {}
     customers: dict[str, Dispatches] = defaultdict(list)
     for handed in history.deliveries:
-        dispatch = _Dispatch(handed, handed.at_ms)
+        dispatch = Dispatch(handed, handed.at_ms)
         by_id.setdefault((handed.delivery.id, handed.delivery.customer), dispatch)
         customers[handed.delivery.customer].append(dispatch)
+    _note_failures(history, by_id)
     for told in history.outcomes:
         outcome = told.outcome
-        if outcome.state in ("failed", "delivered", "read"):
+        if outcome.state in ("delivered", "read"):
             dispatch = by_id.get((outcome.delivery or "", outcome.customer))
-            if dispatch is None:
-                continue
-            if outcome.state == "failed":
-                dispatch.failed_ms = min(dispatch.failed_ms, told.at_ms)
-            elif dispatch.failed_ms < inf:
+            if dispatch is not None and dispatch.failed_ms < inf:
                 dispatch.restored_ms = min(dispatch.restored_ms, told.at_ms)
     for dispatches in customers.values():
         dispatches.sort(key=lambda dispatch: dispatch.at)
     return customers
 
 
+def _note_failures(history: History, by_id: dict[tuple[str, str], Dispatch]) -> None:
+    """From when on each failed dispatch is taken back.
+
+    That is told: as `failed`, or by the fallback that follows. Of an attempt that another has come
+    after only the receipt is known, which may have been decided some time after it was stored.
+    """
+    taken_back: dict[tuple[str, str], int] = {}
+    for told in history.outcomes:
+        if told.outcome.state == "failed":
+            taken_back.setdefault((told.outcome.delivery or "", told.outcome.customer), told.at_ms)
+    outdone: set[tuple[str, str]] = set()
+    for attempts in history.attempts:
+        outdone.update(attempts.keys())
+        for newest, after in attempts.after():
+            if follows(after.outcome) == FAILED:
+                key = (newest.outcome.delivery or "", attempts.name.customer)
+                taken_back[key] = min(taken_back.get(key, after.at_ms), after.at_ms)
+    for key, at in taken_back.items():
+        if key in by_id:
+            by_id[key].failed_ms = at
+    for key in outdone - taken_back.keys():
+        reported = [at for at in history.failures.get(key, ()) if key in by_id]
+        if reported:
+            by_id[key].failed_ms, by_id[key].certain = min(reported), False
+
+
 def _over_cap(
     history: History, policy: PolicyDocument, rule: Cap, dispatches: Dispatches, zones: Zones
 ) -> Iterator[Handed]:
     slots = 0 if rule.reserve is None else rule.reserve.slots
-    counted = _matching(rule, dispatches)
+    counted = matching(rule, dispatches)
     if len(counted) <= rule.limit - slots:
         return
     scopes: dict[str, Dispatches] = defaultdict(list)
     for dispatch in counted:
-        scopes[_scope(rule, dispatch)].append(dispatch)
+        scopes[scope_of(rule, dispatch)].append(dispatch)
     for scope in scopes.values():
         in_force = {id(each): _limit(history, policy, rule, each) for each in scope}
         ordered = sorted(scope, key=lambda each: (each.at, in_force[id(each)]))
@@ -112,14 +138,15 @@ def _over_cap(
                 yield dispatch.handed
 
 
-def _scope(rule: Cap, dispatch: _Dispatch) -> str:
+def scope_of(rule: Cap, dispatch: Dispatch) -> str:
+    """What a cap counts it together with."""
     if rule.per == "customer":
         return ""
     delivery = dispatch.handed.delivery
     return delivery.channel if rule.per == "channel" else delivery.account
 
 
-def _limit(history: History, policy: PolicyDocument, rule: Cap, dispatch: _Dispatch) -> float:
+def _limit(history: History, policy: PolicyDocument, rule: Cap, dispatch: Dispatch) -> float:
     """The limit in force for a delivery; infinite when the rule was not asked of it."""
     if not _asked(history, policy, dispatch, "cap"):
         return inf
@@ -132,7 +159,7 @@ def _limit(history: History, policy: PolicyDocument, rule: Cap, dispatch: _Dispa
 Inside = Callable[[int], bool]
 
 
-def _windows(rule: Cap, dispatch: _Dispatch, zones: Zones) -> list[Inside]:
+def _windows(rule: Cap, dispatch: Dispatch, zones: Zones) -> list[Inside]:
     """Whether an earlier instant is in the cap's window: one answer for each possible zone."""
     at = dispatch.at
     if rule.window not in CALENDAR:
@@ -171,7 +198,7 @@ def _reached(scope: Dispatches, place: int, limit: float, inside: Inside) -> boo
 def _inside_gap(
     history: History, policy: PolicyDocument, rule: Gap, dispatches: Dispatches
 ) -> Iterator[Handed]:
-    counted = _matching(rule, dispatches)
+    counted = matching(rule, dispatches)
     if len(counted) < 2:
         return
     min_ms = duration_ms(rule.min, rule.name)
@@ -189,7 +216,8 @@ def _inside_gap(
                 break
 
 
-def _matching(rule: Cap | Gap, dispatches: Dispatches) -> Dispatches:
+def matching(rule: Cap | Gap, dispatches: Dispatches) -> Dispatches:
+    """Those that a rule counts, taken back or not."""
     return [
         each
         for each in dispatches
@@ -202,7 +230,7 @@ def _matching(rule: Cap | Gap, dispatches: Dispatches) -> Dispatches:
     ]
 
 
-def _asked(history: History, policy: PolicyDocument, dispatch: _Dispatch, kind: str) -> bool:
+def _asked(history: History, policy: PolicyDocument, dispatch: Dispatch, kind: str) -> bool:
     """Whether a delivery was decided under this policy, by a category that minds such rules."""
     delivery = dispatch.handed.delivery
     return history.policy_of(delivery) is policy and not bypasses(policy, delivery.category, kind)

@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterator
 
 from hub import limits
 from hub.checkers.records import (
+    FAILED,
     RECEIPTS,
+    WAITED,
     History,
     Line,
     Lives,
@@ -19,10 +21,11 @@ from hub.checkers.records import (
     about_outcomes,
     about_published,
     channels_of,
+    expiry_of,
+    follows,
     ms_of,
 )
-from hub.contract.times import to_ms
-from hub.contract.types import Intent, Receipt
+from hub.contract.types import Receipt
 from hub.policy.document import duration_ms
 
 OVERDUE_MS = 10_000
@@ -52,8 +55,10 @@ class NothingLost:
             decided = history.lives.get(name, {})
             found.extend(self._unanswered(name, line, decided))
             for lives in decided.values():
-                if lives[-1][-1].outcome.state == "held":
-                    found.extend(self._overdue(history, line, lives[-1][-1]))
+                last = [told for told in lives[-1] if told.outcome.state != "sent"][-1:]
+                # What is held because nothing was heard of a dispatch may end in silence.
+                if last and last[0].outcome.state == "held" and follows(last[0].outcome) != WAITED:
+                    found.extend(self._overdue(history, line, last[0]))
             if line.combined and decided:
                 found.extend(self._channels(history, name, line, decided))
         found.extend(self._receipts(history))
@@ -91,7 +96,7 @@ class NothingLost:
         else:
             policy = history.policy(held.outcome.policy)
             hold_max_ms = duration_ms(policy.hold_max, "hold_max")
-            due = max((_expiry(each, hold_max_ms) for each in line.intents), default=0)
+            due = max((expiry_of(each, hold_max_ms) for each in line.intents), default=0)
         if due + self._overdue_ms <= history.end_ms:
             yield about_outcomes(self.promise, "held-and-forgotten", [held])
 
@@ -111,7 +116,11 @@ class NothingLost:
                 )
 
     def _receipts(self, history: History) -> Iterator[Violation]:
-        """The most a gateway reported of a delivery is what the application was told last."""
+        """The most a gateway reported of a delivery is what the application was told last.
+
+        Or it led to a fallback, which names it. `sent` and `failed` of an attempt that another
+        came after, or beside which another was delivered, are not told.
+        """
         told: dict[tuple[str, str], int] = {}
         refused: set[tuple[str, str]] = set()
         for each in history.outcomes:
@@ -121,6 +130,15 @@ class NothingLost:
                 told[key] = max(told.get(key, 0), RECEIPTS[outcome.state])
             elif outcome.state == "rejected":
                 refused.add((outcome.intent, outcome.customer))
+        outdone: set[tuple[str, str]] = set()
+        for attempts in history.attempts:
+            keys = attempts.keys()
+            arrived = any(told.get(key, 0) >= RECEIPTS["delivered"] for key in keys)
+            outdone.update(keys if arrived else keys[:-1])
+            for newest, after in attempts.after():
+                if follows(after.outcome) == FAILED:
+                    key = (newest.outcome.delivery or "", attempts.name.customer)
+                    told[key] = max(told.get(key, 0), RECEIPTS["failed"])
         reported: dict[tuple[str, str], list[Published]] = {}
         for each in history.published:
             receipt = each.message
@@ -138,13 +156,6 @@ class NothingLost:
                 default=0,
             )
             forgotten = key in refused or sends[key[1]] > limits.SENDS
-            if word > told.get(key, 0) and not forgotten:
+            silent = word <= RECEIPTS["failed"] and key in outdone
+            if word > told.get(key, 0) and not forgotten and not silent:
                 yield about_delivery(self.promise, "receipt-without-effect", handed)
-
-
-def _expiry(published: Published, hold_max_ms: int) -> float:
-    intent = published.message
-    assert isinstance(intent, Intent)
-    if intent.expires_at is not None:
-        return to_ms(intent.expires_at)
-    return published.stored_ms + hold_max_ms

@@ -22,8 +22,9 @@ from hub.contract.types import Receipt
 
 
 class ExactlyOnce:
-    """No second dispatch, end or answer; every dispatch has its delivery, and the other way round.
+    """No second end or answer, no attempt twice; every dispatch has its delivery, and conversely.
 
+    An intent that falls back has attempts 1, 2 and so on, each for its cause (`Fallback`).
     A repeat may be decided as new once its id is no longer remembered (`limits.REMEMBER_MS`).
     """
 
@@ -61,21 +62,27 @@ class ExactlyOnce:
         if len(life) == 1 and life[0].outcome.state != "dispatched":
             return
         dispatched = [told for told in life if told.outcome.state == "dispatched"]
-        if len(dispatched) > 1:
+        ids = {told.outcome.delivery for told in dispatched}
+        if len(dispatched) > (1 if channel else len(ids)):
             yield about_outcomes(self.promise, "dispatched-twice", dispatched)
         ended = [told for told in life if told.outcome.state in FINAL]
         if len(ended) > 1:
             yield about_outcomes(self.promise, "ended-twice", ended)
+        before: set[str | None] = set()
         for told in dispatched:
-            if told.outcome.delivery not in self._delivery_ids(history, line, channel, told):
+            right = before | self._delivery_ids(history, line, channel, told, len(before))
+            if told.outcome.delivery not in right:
                 yield about_outcomes(self.promise, "wrong-delivery-id", [told])
+            before.add(told.outcome.delivery)
 
     @staticmethod
-    def _delivery_ids(history: History, line: Line, channel: str, told: Told) -> set[str]:
-        """What the delivery may be called: attempt 1, or the channel's place in the route."""
+    def _delivery_ids(
+        history: History, line: Line, channel: str, told: Told, before: int
+    ) -> set[str]:
+        """What it may be called: the next attempt, or by the channel's place in the route."""
         name = f"{told.outcome.app}:{told.outcome.intent}"
         if not channel:
-            return {f"{name}:1"}
+            return {f"{name}:{before + 1}"}
         ids = set()
         for each in line.intents:
             route = channels_of(each.message, history.policy(told.outcome.policy))  # type: ignore[arg-type]

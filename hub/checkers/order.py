@@ -27,8 +27,8 @@ class _Arrival(NamedTuple):
 class Order:
     """What is dispatched at arrival leaves as it came in, by customer, lane and priority.
 
-    Held intents are exempt: they are released by priority. Also, the time of decisions told to an
-    application about one customer never goes back.
+    Held intents are exempt, and fallbacks: they go by priority when their time comes. Also, the
+    time of decisions told to an application about one customer never goes back.
     """
 
     promise = "in-order"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from hub.checkers.caps import Caps, Gaps
+from hub.checkers.fallback import Fallback
 from hub.checkers.finality import NoDecisionAfterFinal
 from hub.checkers.nothing_lost import NothingLost
 from hub.checkers.once import ExactlyOnce
@@ -12,6 +13,7 @@ from hub.checkers.order import Order
 from hub.checkers.quiet import QuietHours
 from hub.checkers.reasons import ReasonGiven
 from hub.checkers.records import Checker, History, Violation
+from hub.checkers.taken_back import TakenBack
 
 
 def all_checkers(acknowledged: Collection[tuple[str, str]] = ()) -> list[Checker]:
@@ -22,6 +24,8 @@ def all_checkers(acknowledged: Collection[tuple[str, str]] = ()) -> list[Checker
         NoDecisionAfterFinal(),
         Caps(),
         Gaps(),
+        TakenBack(),
+        Fallback(),
         QuietHours(),
         Order(),
         ReasonGiven(),

@@ -6,7 +6,7 @@ All lists are in stream order. `index` is an object's place in the array that ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from hub import limits
 from hub.contract.decode import Message, Rejection, content_channels
-from hub.contract.times import parse_rfc3339, rfc3339
+from hub.contract.times import parse_rfc3339, rfc3339, to_ms
 from hub.contract.types import Delivery, Intent, Outcome, Receipt
 from hub.policy.document import PolicyDocument, policy_version
 
@@ -135,8 +135,43 @@ class Line(Struct):
         return sum(each.outcome.state == state for each in self.told)
 
 
+FAILED, WAITED = "failed", "waited"
+
+
+def follows(outcome: Outcome) -> str:
+    """What a fallback comes after: its dispatch FAILED, or WAITED too long; "" if it is none."""
+    if outcome.state not in ("held", "dispatched") or not outcome.reason:
+        return ""
+    return FAILED if " failed: " in outcome.reason else WAITED
+
+
 Lives = dict[str, list[list[Told]]]
 """By channel for a combined send, else by "": what was said from a first decision on."""
+
+
+class Attempts(NamedTuple):
+    """One life of an intent that goes by one channel after the other."""
+
+    name: Name
+    line: Line
+    life: list[Told]
+
+    def after(self) -> Iterator[tuple[Told, Told]]:
+        """Everything said after a first dispatch, each with the newest dispatch before it."""
+        newest = None
+        for told in self.life:
+            if newest is not None:
+                yield newest, told
+            if told.outcome.state == "dispatched":
+                newest = told
+
+    def keys(self) -> list[tuple[str, str]]:
+        """(delivery id, customer) of its dispatches, in order."""
+        return [
+            (told.outcome.delivery or "", self.name.customer)
+            for told in self.life
+            if told.outcome.state == "dispatched"
+        ]
 
 
 class History:
@@ -203,6 +238,26 @@ class History:
         return {name: split_lives(line) for name, line in self.lines.items() if line.told}
 
     @cached_property
+    def attempts(self) -> list[Attempts]:
+        """Of every intent that may fall back, the dispatches of each life, in order."""
+        found = []
+        for name, decided in self.lives.items():
+            line = self.lines[name]
+            if not line.combined:
+                found += [Attempts(name, line, life) for life in decided.get("", ())]
+        return found
+
+    @cached_property
+    def failures(self) -> dict[tuple[str, str], list[float]]:
+        """(delivery id, customer) to when its gateway said `failed`, by the stream's clock."""
+        found: dict[tuple[str, str], list[float]] = {}
+        for each in self.published:
+            receipt = each.message
+            if isinstance(receipt, Receipt) and receipt.status == "failed":
+                found.setdefault((receipt.delivery, receipt.customer), []).append(each.stored_ms)
+        return found
+
+    @cached_property
     def others(self) -> frozenset[Name]:
         """Names of valid receipts, inbound messages and commands: they too may be rejected."""
         return frozenset(
@@ -256,11 +311,22 @@ def split_lives(line: Line) -> Lives:
 
 
 def _begins_anew(line: Line, mine: list[list[Told]], told: Told) -> bool:
+    last = mine[-1][-1].outcome
     return (
         len(line.intents) > len(mine)
-        and mine[-1][-1].outcome.state != "held"
+        and not follows(told.outcome)
+        and (last.state != "held" or follows(last) == WAITED)
         and told.at_ms >= mine[-1][0].at_ms + limits.REMEMBER_MS
     )
+
+
+def expiry_of(published: Published, hold_max_ms: int) -> float:
+    """When an intent expires, by the policy's `hold_max` when it does not say it itself."""
+    intent = published.message
+    assert isinstance(intent, Intent)
+    if intent.expires_at is not None:
+        return to_ms(intent.expires_at)
+    return published.stored_ms + hold_max_ms
 
 
 def channels_of(intent: Intent, policy: PolicyDocument) -> list[str]:

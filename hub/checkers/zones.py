@@ -88,6 +88,8 @@ class Zones:
         line = self._history.lines.get(name)
         if line is None or len(line.intents) != 1:
             return None
+        if delivery.attempt > 1 and not line.combined:  # a fallback: long after it arrived
+            return None
         if any(told.outcome.state == "held" for told in line.told):
             return None
         return line.intents[0].message.timezone  # type: ignore[union-attr]

@@ -28,6 +28,7 @@ hold_max = "48h"
 [categories.marketing]
 route = ["wecom", "push", "sms"]
 priority = 3
+fallback_after = "40m"
 [categories.service]
 route = ["wecom", "sms"]
 priority = 6
@@ -251,7 +252,8 @@ def plain(policy: str = PLAIN) -> Recorder:
     """Two order notices and a failed one, all to one customer, minutes apart."""
     recorder = Recorder(parse_policy(policy))
     for name in ("a", "b", "c"):
-        recorder.publish("normal", intent(name, category="service", to=TO))
+        one = intent(name, category="service", to=TO, route=["wecom"])
+        recorder.publish("normal", one)
         recorder.now += MINUTE_MS
     receipt = {"delivery": "shop:c:1", "customer": "c1", "status": "failed", "class": "provider"}
     recorder.publish("receipt", {**receipt, "at": rfc3339(recorder.now)}, "gateway")
