@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from hub.checkers import Handed, History, Published, Told, check_all
+from hub.checkers.records import follows
 from hub.contract.decode import decode
 from hub.contract.types import Delivery, Intent, Outcome
 from hub.ledger.port import LedgerCorrupt
@@ -122,6 +123,10 @@ def events_of(world: World) -> Counter[str]:
     found: Counter[str] = Counter(outcome.state for outcome in told)
     found.update(world.faults.happened)
     found.update(world.happened)
+    found.update(f"{o.state} after it {why}" for o in told if (why := follows(o)))
+    found["failed, and what is left is blocked"] = sum(
+        outcome.state == "failed" and bool(outcome.rules) for outcome in told
+    )
     found["released after being held"] = len(held & went)
     found["stored twice in INTAKE"] = len(world.streams.intake) - len(
         {message.payload for message in world.streams.intake}

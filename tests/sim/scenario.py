@@ -98,7 +98,8 @@ def scenario(seed: int) -> Scenario:
     bursts = sorted(chance.uniform(0, chance.choice((3, 20, 60)) * 3600) for _ in range(6))
     policies = [_policy(chance, start_ms) for _ in range(2)]
     # The number of a combined send's delivery is its channel's place in the route at arrival.
-    policies[1]["categories"] = policies[0]["categories"]
+    for name, category in policies[1]["categories"].items():
+        category["route"] = policies[0]["categories"][name]["route"]
     world = _World(chance, start_ms, partitions)
     return Scenario(
         seed=seed,
@@ -120,11 +121,14 @@ def scenario(seed: int) -> Scenario:
 
 
 def _policy(chance: random.Random, start_ms: int) -> dict[str, Any]:
-    categories = {
+    categories: dict[str, dict[str, Any]] = {
         "ad": {"route": _some(chance, CHANNELS), "priority": 3},
         "note": {"route": _some(chance, CHANNELS), "priority": 6},
         "otp": {"route": ["sms"], "priority": 9, "bypass": ["cap", "gap", "quiet", "presence"]},
     }
+    for name in ("ad", "note"):
+        if chance.random() < 0.6:
+            categories[name]["fallback_after"] = chance.choice(("5s", "10m", "2h"))
     rules: dict[str, list[dict[str, Any]]] = {
         "caps": [_cap(chance) for _ in range(chance.randint(0, 2))],
         "gaps": [

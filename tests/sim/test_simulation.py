@@ -18,11 +18,14 @@ import pytest
 import structlog
 from msgspec.structs import replace
 
-from actors import runner, turn
+from actors import conversation, fallback, runner, turn
 from actors.conversation import BodyRef, Conversation
 from actors.partition import Partition
+from hub.checkers.records import FAILED, WAITED
+from hub.policy import rules
+from hub.policy.policy import Policy
 from hub.policy.rules import Cap, Quiet
-from hub.policy.state import SENT, ConversationState
+from hub.policy.state import READ, SENT, ConversationState, Held
 from tests.sim.check import events_of, fingerprint, simulate, violations
 from tests.support.model import Streams
 
@@ -82,6 +85,8 @@ EXPECTED = (
     *("commit: crash-before", "commit: crash-after", "claim: crash-after", "claim: pause"),
     *(f"trouble: {kind}" for kind in ("kill", "stop", "pause", "down", "full", "policy", "move")),
     "trouble: two-owners",
+    *(f"{state} after it {why}" for state in ("dispatched", "held") for why in (FAILED, WAITED)),
+    "failed, and what is left is blocked",
 )
 
 
@@ -196,17 +201,81 @@ def given_up_and_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(runner.HostRunner, "_lose", lambda *_: None)
 
 
+def failures_count(patch: pytest.MonkeyPatch) -> None:
+    """A failed dispatch keeps its slot."""
+    patch.setattr(rules, "FAILED", -1)
+
+
+def falls_back_twice(patch: pytest.MonkeyPatch) -> None:
+    """What is in flight is forgotten nowhere and remembered twice."""
+    take_off = Conversation._take_off
+
+    def twofold(self: Conversation, held: Held, *rest: Any) -> None:
+        take_off(self, held, *rest)
+        if held.in_flight:
+            self.state.held.append(replace(held))
+
+    patch.setattr(Conversation, "_take_off", twofold)
+
+
+def falls_back_after_delivery(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(conversation, "DELIVERED", READ + 1)
+
+
+def falls_back_too_early(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Policy, "fallback_ms", lambda *_: 1_000)
+
+
+def never_falls_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(fallback, "waiting", lambda *_: None)
+
+
+def same_channel_again(patch: pytest.MonkeyPatch) -> None:
+    """What is left of a route begins with the channel that has failed."""
+    take_off = fallback.take_off
+
+    def circling(held: Held, question: Any, channel: str, *rest: Any) -> bool:
+        flies = take_off(held, question, channel, *rest)
+        held.route = [channel, *held.route] if flies else held.route
+        return flies
+
+    patch.setattr(fallback, "take_off", circling)
+
+
+def fails_and_goes_on(patch: pytest.MonkeyPatch) -> None:
+    """`failed` is told though a channel is left, and that is tried all the same."""
+    decide_again = Conversation._decide_again
+
+    def told_first(self: Conversation, due: list[Held], now: int) -> None:
+        for held in due:
+            if held.in_flight and held.failure is not None:
+                delivery = f"{held.app}:{held.id}:{held.attempt - 1}"
+                self._tell(
+                    held.app, held.id, held.category, "failed", now, held.before, delivery, "x"
+                )
+        decide_again(self, due, now)
+
+    patch.setattr(Conversation, "_decide_again", told_first)
+
+
 BUGS = {
     no_fence: (10, "log of "),
     checkpoint_not_stored: (5, "decided up to 0 of"),
     cap_counts_receipts_only: (20, "caps: over-a-cap"),
     body_in_a_wrong_place: (10, "deliveries on hub.out."),
     wake_lost_on_recovery: (30, "nothing-lost: held-and-forgotten"),
-    reads_on_a_message_too_far: (10, "nothing-lost: never-decided"),
+    reads_on_a_message_too_far: (30, "nothing-lost: never-decided"),
     body_forgotten: (10, "its parked body is no longer in the ledger"),
     repeats_are_new: (10, "exactly-once: "),
     nights_are_loud: (10, "quiet-hours: inside-quiet-hours"),
     given_up_and_kept: (10, "nothing-lost: never-decided"),
+    failures_count: (30, "taken-back: failed-and-still-counted"),
+    falls_back_twice: (10, "exactly-once: dispatched-twice"),
+    falls_back_after_delivery: (10, "final-is-final: decided-after-a-delivery"),
+    falls_back_too_early: (10, "fallback: next-channel-without-a-cause"),
+    never_falls_back: (10, "fallback: failed-with-a-channel-left"),
+    same_channel_again: (10, "fallback: not-a-channel-that-is-left"),
+    fails_and_goes_on: (10, "final-is-final: said-after-the-end"),
 }
 """A planted bug, the number of seeds within which it must be found, and as what."""
 

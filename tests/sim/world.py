@@ -29,10 +29,12 @@ from tests.sim.recording import Recorder
 from tests.sim.scenario import GATEWAY, Publication, Scenario, Trouble
 from tests.support.model import ModelLedger, Replayed, Stored, Streams, decode_record
 from tests.support.network import Faults, Network
-from tests.support.virtual_loop import Process, VirtualClock, VirtualLoop
+from tests.support.virtual_loop import Hang, Process, VirtualClock, VirtualLoop
 
 _deliveries = msgspec.json.Decoder(list[Delivery] | Delivery).decode
 
+REFUSALS = 1_000
+"""Commits refused in a run, of which tens are usual: a host that learns nothing from it."""
 IDLE_S = 86_400.0
 """Hosts look at the clock this often when nothing is due: days of it must cost little."""
 QUIET_DAYS = 400
@@ -82,6 +84,8 @@ class _TellingLedger(ModelLedger):
         except TactError as error:
             lost = isinstance(error, FenceLost)
             self._world.happened["fence lost" if lost else "commit given up"] += 1
+            if self._world.happened["fence lost"] > REFUSALS:
+                raise Hang("commits are refused, and tried again for ever") from error
             self._world.kicked.set()
             raise
 
@@ -278,12 +282,15 @@ class World:
         """What the provider says of a delivery: nothing, or words in any order, some twice."""
         chance = self._gateway
         words = chance.choice(((), (), ("sent", "delivered"), ("delivered", "sent"), ("failed",),
-                               ("unknown", "delivered", "read"), ("failed", "failed")))  # fmt: skip
+                               ("unknown", "delivered", "read"), ("failed", "failed"), ("unknown",),
+                               ("sent", "failed"), ("failed", "delivered")))  # fmt: skip
         at_s = self.loop.time()
         for word in words:
             at_s += chance.choice((0.0, 0.05, 1.0, 40.0, 4000.0))
             fields = {"delivery": delivery.id, "customer": delivery.customer, "status": word}
             fields["at"] = rfc3339(self.clock.now_ms())
+            if word == "failed":
+                fields |= {"class": "dead_address", "code": "81013"}
             receipt = Publication(
                 at_s, "receipt", GATEWAY, delivery.customer, msgspec.json.encode(fields)
             )
@@ -305,6 +312,8 @@ class World:
             await self.kicked.wait()
             self.kicked.clear()
             await asyncio.sleep(self.chance.choice((0.01, 0.2, 3.0)))
+            if self.broken:  # a log that is wrong could be claimed in vain for days
+                return
             self._look()
 
     def _look(self) -> None:
