@@ -67,6 +67,10 @@ OWN = "tact"
 class Effects(Protocol):
     """What an account's decision may cause. Nothing here happens before the turn is committed."""
 
+    @property
+    def full(self) -> bool:
+        """The turn has as much as its log record may hold: the rest is for the next."""
+
     def load(self, key: str) -> bytes | None:
         """A packed value of this partition."""
 
@@ -233,14 +237,19 @@ class Account:
             if self.gate.broken(now):
                 self._hand_over(now)
         while (entry := self.queue.next(now)) is not None:
+            if self._effects.full:
+                self.next_ms = now
+                break
             wait_ms = self.gate.ready_ms(
                 entry.attempt.units, self.open_units, self._soon_units, now
             )
             if wait_ms > now:
                 self.next_ms = min(self.next_ms, wait_ms)
-                return
+                break
             self._claim(entry, now)
-        self.next_ms = min(self.next_ms, self.queue.next_ms())
+        else:
+            self.next_ms = min(self.next_ms, self.queue.next_ms())
+        self._store_quota(now)
 
     def _claim(self, entry: Entry, now: int) -> None:
         """Claim one, or say why not: failed, postponed, or its body is fetched first."""
@@ -277,7 +286,6 @@ class Account:
         self._soon_units += attempt.units
         self.claimed.append(entry)
         self._effects.store(attempt_key(entry.id), pack(attempt))
-        self._store_quota(now)
 
     def _recall(self, recipient: str, now: int) -> None:
         """What the limits per recipient have counted, if a former owner did."""
@@ -323,7 +331,9 @@ class Account:
         self.overdue.clear()
 
     def _store_quota(self, now: int) -> None:
-        if self.gate.counts:
+        """Once a turn that has counted something."""
+        if self.gate.unsaved:
+            self.gate.unsaved = False
             state = AccountState(self.gate.quota.dump(now))
             self._effects.store(account_key(self.name), pack(state))
 
@@ -368,8 +378,7 @@ class Account:
             attempt = entry.attempt
             self.gate.returned(attempt, entry.quota_ms)
             self._again(entry, now, 0)
-        if self.departing or self.claimed:
-            self._store_quota(now)
+        self._store_quota(now)
         self._soon_units = 0
         self.departing.clear()
         self.claimed.clear()

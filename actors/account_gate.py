@@ -34,6 +34,7 @@ class Gate:
         "link",
         "pacer",
         "quota",
+        "unsaved",
     )
 
     def __init__(self, config: AccountConfig, used: bytes, now: int) -> None:
@@ -41,13 +42,7 @@ class Gate:
         self.link = Link(0, "not connected yet")
         self.blocked_by = ""
         """Which limit of the whole account lets nothing leave, until `blocked_ms`."""
-        self._configure(config, used, now)
-
-    def configure(self, config: AccountConfig, now: int) -> None:
-        """Take a reloaded configuration. What was used up of the limits stays so."""
-        self._configure(config, self.quota.dump(now), now)
-
-    def _configure(self, config: AccountConfig, used: bytes, now: int) -> None:
+        self.blocked_ms = 0.0
         self.config = config
         limits = limits_of(config)
         self.pacer = Pacer(limits)
@@ -55,12 +50,30 @@ class Gate:
         self.quota = Quota(limits, config.timezone)
         if used:
             self.quota.load(used, now)
+        self.breaker = Breaker(_breaker_settings(config))
+        self.breaker.link(False, now)
+        self.unsaved = False
+        """The long limits have counted something that is not written down."""
+        self._look_at(limits)
+
+    def configure(self, config: AccountConfig, now: int) -> None:
+        """Take a reloaded configuration. What was used up of the limits stays so."""
+        before, self.config = self.config, config
+        limits = limits_of(config)
+        self.blocked_ms = 0.0
+        if limits != limits_of(before) or config.timezone != before.timezone:
+            self.quota = self.quota.configured(limits, config.timezone, now)
+            self.pacer = Pacer(limits)
+            self.pacer.restarted(now)
+            self._look_at(limits)
+        if _breaker_settings(config) != _breaker_settings(before):
+            self.breaker = Breaker(_breaker_settings(config))
+            self.breaker.link(self.link.window > 0, now)
+
+    def _look_at(self, limits: tuple[Limit, ...]) -> None:
         self.counts = any(limit.window_ms > SHORT_MS or limit.calendar for limit in limits)
         """Whether there is anything to remember."""
         self.counts_recipients = any(limit.per == "recipient" for limit in limits)
-        self.breaker = Breaker(_breaker_settings(config))
-        self.breaker.link(self.link.window > 0, now)
-        self.blocked_ms = 0.0
 
     # ---- asking ----------------------------------------------------------------------------------
 
@@ -101,11 +114,13 @@ class Gate:
     def claimed(self, attempt: Attempt, now: float) -> None:
         """An attempt is claimed."""
         self.quota.take(attempt.app, attempt.recipient, attempt.units, now)
+        self.unsaved = self.counts
         self.breaker.sent(now)
 
     def returned(self, attempt: Attempt, claimed_ms: float) -> None:
         """What was claimed at that time will not leave."""
         self.quota.give_back(attempt.app, attempt.recipient, attempt.units, claimed_ms)
+        self.unsaved = self.counts
         self.breaker.unsent()
 
     def departed(self, attempt: Attempt, claimed_ms: float, now: float) -> None:
@@ -134,6 +149,11 @@ class Gate:
         if before <= now:
             self.pacer.throttled(now)
         return max(0.0, now + wait_ms - before)
+
+    def forget_idle(self, now: int) -> None:
+        """Give the memory of what does not count any more back."""
+        self.pacer.forget_idle(now)
+        self.quota.forget_idle(now)
 
     def changed(self, link: Link, now: int) -> bool:
         """The connection; returns whether it has just been lost."""

@@ -186,3 +186,37 @@ class Bodies(_Errands):
         found = decode_deliveries(payload)
         some = found if isinstance(found, list) else [found]
         return next((one for one in some if one.id == entry.id), None)
+
+
+class Snapshots(_Errands):
+    """Stores copies of partitions whose log has grown, one at a time."""
+
+    def start_if_due(self, partitions: Iterable[AccountPartition]) -> None:
+        """Called between two turns, with everything committed."""
+        if self._tasks:
+            return
+        for partition in partitions:
+            if partition.lost or partition.touched or partition.restoring:
+                continue
+            if partition.log_bytes > max(limits.SNAPSHOT_LOG_BYTES, 2 * partition.snapshot_bytes):
+                partition.forget_peers()
+                if partition.touched:
+                    continue  # what is forgotten is committed first
+                image = partition.copy()
+                partition.log_bytes = 0
+                partition.snapshot_bytes = sum(map(len, image.states.values()))
+                self._start(self._store(image))
+                return
+
+    async def _store(self, image: PartitionImage) -> None:
+        try:
+            await self._ledger.snapshot(
+                image.partition,
+                image.fence,
+                image.at_ms,
+                image.checkpoint,
+                image.states,
+                image.epoch,
+            )
+        except TactError as error:  # the log is still whole: only the next recovery is longer
+            log.warning("snapshot-failed", partition=image.partition, code=error.code)

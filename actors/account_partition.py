@@ -8,7 +8,7 @@ commit is refused. Source: ADR 6.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,10 +16,11 @@ import msgspec
 
 from actors.account import OWN, Account
 from actors.account_queue import Entry
-from actors.account_receipts import forget_ids
+from actors.account_receipts import EARLY_KEPT_MS, forget_ids
 from actors.account_state import (
     ACCEPTED,
     DONE,
+    OPEN,
     STATE_NAMES,
     UNKNOWN,
     WAITING,
@@ -36,6 +37,7 @@ from hub.contract.subjects import account_log, account_partition
 from hub.contract.times import rfc3339
 from hub.contract.types import Delivery, DndSet, FailureClass, Inbound, Receipt, ReceiptStatus
 from hub.ledger.port import Outbound, PartitionImage
+from hub.limits import KIB
 from hub.metrics import Series
 
 SOURCE = "accounts"
@@ -44,6 +46,9 @@ SOURCE = "accounts"
 PEERS_MAX = 1_000_000
 """Addresses of one partition whose customer is remembered; then those longest unused are
 forgotten, a tenth at a time."""
+
+RECORD_BYTES = 512 * KIB
+"""Changes of one turn: with the last thing added, and the outbox, a log record fits a message."""
 
 _encode = msgspec.json.encode
 
@@ -73,6 +78,8 @@ class AccountPartition:
         self.fetches: list[tuple[Account, Entry]] = []
         self.woken: dict[str, Account] = {}
         """Accounts that may claim again, because of something that was due."""
+        self.restoring: deque[tuple[str, Attempt]] = deque()
+        """What an earlier owner left, in the order decided, and is not taken up yet."""
         self.turns = 0
         self._begin()
 
@@ -88,6 +95,11 @@ class AccountPartition:
         """The checkpoint has moved."""
 
     # ---- the turn --------------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """The turn has as much as its log record may hold."""
+        return self.changed_bytes >= RECORD_BYTES
 
     @property
     def touched(self) -> bool:
@@ -217,7 +229,7 @@ class AccountPartition:
 
     def due(self, now: int, most: int) -> None:
         """Carry out up to `most` wake-ups."""
-        while self.wakes and self.wakes[0][0] <= now and most > 0:
+        while self.wakes and self.wakes[0][0] <= now and most > 0 and not self.full:
             at, key = heapq.heappop(self.wakes)
             most -= 1
             packed = self.states.get(key)
@@ -226,7 +238,7 @@ class AccountPartition:
             if key.startswith("a:"):
                 self._attempt_due(key[2:], unpack_attempt(packed), at, now)
             elif key.startswith("q:"):
-                kept = [one for one in unpack_early(packed) if one.kept_ms > now - 600_000]
+                kept = [one for one in unpack_early(packed) if one.kept_ms > now - EARLY_KEPT_MS]
                 self.count("tact_ignored_total", "receipt-unmatched")
                 self.store(key, pack(kept) if kept else None)
             elif key.startswith("i:") and unpack_seen(packed).until_ms <= now:
@@ -245,7 +257,9 @@ class AccountPartition:
             forget_ids(self, attempt)
         elif attempt.state in (UNKNOWN, ACCEPTED):
             account = self.accounts.get(attempt.account)
-            if account is not None:
+            if account is None:
+                self._abandon(delivery, attempt, now)
+            else:
                 account.give_up_waiting(delivery, attempt, now)
                 self.woken[account.name] = account
 
@@ -259,8 +273,8 @@ class AccountPartition:
 
     # ---- recovery ------------------------------------------------------------------------------
 
-    def restore(self, account_of: Callable[[str], Account | None], now: int) -> None:
-        """Take up what an earlier owner left. `account_of` makes the account of a name."""
+    def begin(self) -> None:
+        """Look through what an earlier owner left."""
         attempts = []
         for key, packed in self.states.items():
             if key.startswith("a:"):
@@ -268,16 +282,32 @@ class AccountPartition:
             elif key.startswith("o:"):
                 self.unsent[key] = unpack_outbound(packed)
             elif key.startswith("q:"):
-                self.wakes.append((unpack_early(packed)[-1].kept_ms + 600_000, key))
+                self.wakes.append((unpack_early(packed)[-1].kept_ms + EARLY_KEPT_MS, key))
             elif key.startswith("i:"):
                 self.wakes.append((unpack_seen(packed).until_ms, key))
         attempts.sort(key=lambda one: (one[1].sequence, one[1].place))
-        for delivery, attempt in attempts:
-            self.wakes.append((attempt.wake_ms, attempt_key(delivery)))
+        self.restoring.extend(attempts)
+        self.wakes.extend((attempt.wake_ms, attempt_key(name)) for name, attempt in attempts)
+        heapq.heapify(self.wakes)
+
+    def restore(self, account_of: Callable[[str], Account | None], now: int) -> None:
+        """Take it up, as much as a turn may hold. `account_of` makes the account of a name."""
+        while self.restoring and not self.full:
+            delivery, attempt = self.restoring.popleft()
             account = account_of(attempt.account)
             if account is not None:
                 account.restore(delivery, attempt, now)
-        heapq.heapify(self.wakes)
+            else:
+                self._abandon(delivery, attempt, now)
+
+    def _abandon(self, delivery: str, attempt: Attempt, now: int) -> None:
+        """Its account is not configured any more."""
+        if attempt.state == WAITING and attempt.app != OWN:
+            self.tell(delivery, attempt, "failed", now, "config", "no-such-account")
+        elif attempt.state in (OPEN, UNKNOWN) and attempt.app != OWN:
+            self.tell(delivery, attempt, "unknown", now, None, "no-such-account")
+        self.store(attempt_key(delivery), None)
+        forget_ids(self, attempt)
 
     def copy(self) -> PartitionImage:
         """What a snapshot stores."""

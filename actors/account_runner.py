@@ -15,16 +15,25 @@ Source: ADR 6.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 
 from actors.account import Account
-from actors.account_io import AccountLedger, Bodies, Outbox, decode_deliveries, entries_of
+from actors.account_io import (
+    AccountLedger,
+    Bodies,
+    Outbox,
+    Snapshots,
+    decode_deliveries,
+    entries_of,
+)
 from actors.account_mail import Answered, Letter, Linked, Mailbox, Reported, Written
 from actors.account_partition import AccountPartition, TurnChanges, attempt_of
 from actors.account_receipts import hear, know_peer, learn_ids, receive
@@ -38,7 +47,7 @@ from hub.contract.subjects import account_log, account_partition
 from hub.contract.times import parse_rfc3339
 from hub.contract.types import Delivery
 from hub.errors import TactError
-from hub.ledger.port import FenceLost, IntakeReader, PartitionImage
+from hub.ledger.port import FenceLost, IntakeReader
 from hub.metrics import Metrics
 
 log = structlog.get_logger("tact.accounts")
@@ -53,6 +62,8 @@ MESSAGES_TURN = 64
 """Delivery messages of a channel taken in one turn."""
 LETTERS_TURN = 2_048
 """Provider events in one turn: what they change must fit a log record."""
+TIDY_S = 5.0
+"""Between two looks for what the limits do not count any more."""
 OUTBOX_TURNS = 256
 """Turns whose receipts INTAKE has not acknowledged; then nothing more is taken or claimed."""
 
@@ -86,6 +97,9 @@ class AccountRunner:
         """Accounts to ask in this turn what they may claim."""
         self._asks: list[tuple[float, str]] = []
         """Heap: when an account wants to be asked again."""
+        self._asked: dict[str, float] = {}
+        """The earliest entry of each account in it."""
+        self._tidy_s = 0.0
         self._orders: deque[tuple[Order, asyncio.Future[None]]] = deque()
         self._look = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -93,7 +107,7 @@ class AccountRunner:
         """Accounts with claimed deliveries that have not departed."""
         self._outbox = Outbox(ledger, self._look.set)
         self._bodies = Bodies(ledger, clock, self._look.set)
-        self._snapshot: asyncio.Task[None] | None = None
+        self._snapshots = Snapshots(ledger, self._look.set)
         self._commits = 0
         self._stopping = False
         self._stopped = asyncio.Event()
@@ -211,8 +225,7 @@ class AccountRunner:
     # ---- accounts and their providers ------------------------------------------------------------
 
     def _begin_serving(self, partition: AccountPartition) -> None:
-        now = self._clock.now_ms()
-        partition.restore(lambda name: self._account(partition, name), now)
+        partition.begin()
         for key in partition.unsent:
             self._outbox.send(partition, key)
         self._connect_all(partition)
@@ -279,6 +292,9 @@ class AccountRunner:
         provider, mailbox = self._providers.pop(account.name)
         await provider.stop(drain_s)
         self._hear()
+        while self._inbox and not partition.lost:  # more than one record holds
+            await self._commit(partition.close(self._clock.now_ms()))
+            self._hear()
         mailbox.closed = True
 
     async def _drop(self, number: int, drain_s: float) -> None:
@@ -308,7 +324,7 @@ class AccountRunner:
             while not self._stopping:
                 await self._carry_out_orders()
                 await self._drop_lost()
-                self._start_snapshot_if_due()
+                self._snapshots.start_if_due(self.partitions.values())
                 self._gather()
                 now = self._clock.now_ms()
                 turns = [p.close(now) for p in self.partitions.values() if p.touched]
@@ -333,6 +349,7 @@ class AccountRunner:
             self._timer.cancel()
         await self._outbox.close(DRAIN_S)
         await self._bodies.close(0.0)
+        await self._snapshots.close(DRAIN_S)
         if self._reader is not None:
             await self._reader.close()
         self._stopped.set()
@@ -357,10 +374,13 @@ class AccountRunner:
             account.loaded(entry, delivery, now)
             self._dirty[account.name] = account
         for partition in self.partitions.values():
+            if partition.restoring:
+                partition.restore(partial(self._account, partition), now)
             partition.due(now, limits.WAKES_PER_TURN)
             self._dirty.update(partition.woken)
             partition.woken.clear()
-        if not self._backed_up:
+        self._tidy(now)
+        if not self._backed_up and not any(p.restoring for p in self.partitions.values()):
             self._take_deliveries(now)
             self._claim(now)
         for partition in self.partitions.values():
@@ -371,7 +391,7 @@ class AccountRunner:
             return
         for channel in self._channels:
             for _ in range(MESSAGES_TURN):
-                if any(p.changed_bytes > limits.TURN_STATE_BYTES for p in self.partitions.values()):
+                if any(partition.full for partition in self.partitions.values()):
                     return
                 found = self._reader.take(channel, 1)
                 if not found:
@@ -399,6 +419,7 @@ class AccountRunner:
     def _claim(self, now: int) -> None:
         while self._asks and self._asks[0][0] <= now:
             _, name = heapq.heappop(self._asks)
+            self._asked.pop(name, None)
             found = self._find(name)
             if found is not None:
                 self._dirty[name] = found
@@ -406,11 +427,20 @@ class AccountRunner:
         for name, account in dirty.items():
             before = len(account.open)
             account.claim_due(now)
-            if account.next_ms < math.inf:
+            if account.next_ms < self._asked.get(name, math.inf):
+                self._asked[name] = account.next_ms
                 heapq.heappush(self._asks, (account.next_ms, name))
             if len(account.open) > before:
                 self._leaving[name] = account
                 self._know_peers(account, now)
+
+    def _tidy(self, now: int) -> None:
+        """Now and then: forget what the limits do not count any more."""
+        if self._clock.steady_s() - self._tidy_s >= TIDY_S:
+            self._tidy_s = self._clock.steady_s()
+            for partition in self.partitions.values():
+                for account in partition.accounts.values():
+                    account.gate.forget_idle(now)
 
     def _find(self, name: str) -> Account | None:
         for partition in self.partitions.values():
@@ -436,9 +466,11 @@ class AccountRunner:
     def _hear(self) -> None:
         now = self._clock.now_ms()
         for _ in range(min(len(self._inbox), LETTERS_TURN)):
-            letter = self._inbox.popleft()
-            mailbox = letter.mailbox
+            mailbox = self._inbox[0].mailbox
             partition = self.partitions.get(mailbox.number)
+            if partition is not None and partition.full:
+                return  # the rest is heard in the next turn
+            letter = self._inbox.popleft()
             account = None if partition is None else partition.accounts.get(mailbox.account)
             if partition is None or account is None or partition.lost or mailbox.closed:
                 if isinstance(letter, Reported | Written):
@@ -551,7 +583,8 @@ class AccountRunner:
         timeout_s = max(0.0, timeout_s)
         if self._look.is_set() or self._reader is None or self._backed_up:
             if not self._look.is_set():
-                await _soon(self._look, timeout_s)
+                with contextlib.suppress(TimeoutError):  # then something is due
+                    await asyncio.wait_for(self._look.wait(), timeout_s)
             self._look.clear()
             return
         waits = [
@@ -562,42 +595,3 @@ class AccountRunner:
         self._look.clear()
         for wait in waits:
             wait.cancel()
-
-    # ---- snapshots -----------------------------------------------------------------------------
-
-    def _start_snapshot_if_due(self) -> None:
-        if self._snapshot is not None and not self._snapshot.done():
-            return
-        for partition in self.partitions.values():
-            if partition.lost or partition.touched:
-                continue
-            if partition.log_bytes > max(limits.SNAPSHOT_LOG_BYTES, 2 * partition.snapshot_bytes):
-                partition.forget_peers()
-                if partition.touched:
-                    continue  # what is forgotten is committed first
-                image = partition.copy()
-                partition.log_bytes = 0
-                partition.snapshot_bytes = sum(map(len, image.states.values()))
-                self._snapshot = asyncio.ensure_future(self._store_snapshot(image))
-                return
-
-    async def _store_snapshot(self, image: PartitionImage) -> None:
-        try:
-            await self._ledger.snapshot(
-                image.partition,
-                image.fence,
-                image.at_ms,
-                image.checkpoint,
-                image.states,
-                image.epoch,
-            )
-        except TactError as error:  # the log is still whole: only the next recovery is longer
-            log.warning("snapshot-failed", partition=image.partition, code=error.code)
-
-
-async def _soon(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        pass  # a wake-up or claim is due

@@ -34,7 +34,7 @@ _TEXT = (
     ".lock",
     "",
 )
-_SKIPPED = ("__pycache__",)
+_SKIPPED = ("__pycache__", "node_modules")
 
 _INDEX_HOST = re.compile(
     r"[p]ypi\.(org|python)|python[h]osted|registry\.[n]pmjs|[m]irrors?\.[a-z]+\.(com|cn|org|edu)"
