@@ -53,6 +53,12 @@ async def test_an_ismg_that_cannot_prove_itself_may_be_allowed() -> None:
         await until(lambda: told.up)
 
 
+async def test_a_proof_with_a_status_of_one_byte() -> None:
+    told = Told()
+    async with rough(form=cmpp.V20) as server, account(server.port, told):
+        await until(lambda: told.up)
+
+
 async def test_nobody_listens_and_then_somebody_does() -> None:
     told = Told()
     async with rough() as server:

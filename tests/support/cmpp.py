@@ -182,17 +182,20 @@ Script = Callable[[Rough, Frame], None]
 class RoughServer:
     """An ISMG that follows a script, in CMPP 3.0."""
 
-    def __init__(self, script: Script, *, secret: str = "888888", status: int = 0) -> None:
+    def __init__(
+        self, script: Script, *, secret: str = "888888", status: int = 0, form: int = cmpp.V30
+    ) -> None:
+        """`form`: the version in whose way the ISMG proves itself."""
         self.script = script
         self.frames: list[Frame] = []
         self.connections: list[Rough] = []
         self.port = 0
-        self._secret, self._status = secret, status
+        self._secret, self._status, self._form = secret, status, form
 
     def welcome(self, frame: Frame) -> bytes:
         connect = decode(frame, cmpp.V30)
         assert isinstance(connect, cmpp.Connect)
-        proof = values.authenticator_ismg(0, connect.authenticator, self._secret, cmpp.V30)
+        proof = values.authenticator_ismg(0, connect.authenticator, self._secret, self._form)
         return encode(cmpp.ConnectResp(self._status, proof, cmpp.V30), frame.sequence, cmpp.V30)
 
     def submits(self) -> list[cmpp.Submit]:

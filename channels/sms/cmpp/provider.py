@@ -50,6 +50,9 @@ GOODBYE_S: Final = 2.0
 NO_ANSWER, NOT_SENT, NOT_CONNECTED = "CMPP_NO_ANSWER", "CMPP_NOT_SENT", "CMPP_NOT_CONNECTED"
 UNENCODABLE = "CMPP_UNENCODABLE"
 
+WITHOUT_ID: Final = "-"
+"""Stands for the id of a part that the ISMG has taken without giving it one."""
+
 _RANK: Final = {"accepted": 0, "retry": 1, "throttled": 2, "failed": 3, "unknown": 4}
 """What the whole is when its parts are answered differently: the worst. A message that may have
 left in part is never sent again; one that is refused in part need not be."""
@@ -278,7 +281,9 @@ class CmppProvider:
             return
         verdict = verdict_of(answer.result, self._config.results)
         if verdict.kind == "accepted":
-            flight.ids[index] = str(answer.msg_id)
+            flight.ids[index] = str(answer.msg_id) if answer.msg_id else WITHOUT_ID
+            if not answer.msg_id:
+                self.counted("answer_without_id")
         elif not verdict.known:
             self.counted("unknown_result")
         self._note(flight, Answer(verdict.kind, failure=verdict.failure, code=verdict.code))

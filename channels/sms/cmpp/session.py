@@ -286,8 +286,7 @@ class Session(asyncio.Protocol):
             raise RefusedError(
                 f"the ISMG answers in CMPP {layout >> 4}.0: set version", status=0, config=True
             )
-        expected = values.authenticator_ismg(0, self._authenticator, self._config.secret, layout)
-        if self._config.verify_ismg and not values.same(answer.authenticator, expected):
+        if self._config.verify_ismg and not self._proven(answer.authenticator, layout):
             raise RefusedError(
                 "the ISMG does not know the secret: check secret, or whether host is the carrier's",
                 status=0,
@@ -295,6 +294,15 @@ class Session(asyncio.Protocol):
             )
         if layout != asked:
             self.version = layout
+
+    def _proven(self, proof: bytes, version: int) -> bool:
+        """Whether the ISMG knows the secret. Some of 3.0 still write the status as one byte there,
+        which proves as much."""
+        secret, sent = self._config.secret, self._authenticator
+        return any(
+            values.same(proof, values.authenticator_ismg(0, sent, secret, form))
+            for form in {version, V20}
+        )
 
     def _on_submit_resp(self, sequence: int, answer: SubmitResp) -> None:
         pending = self._pending.pop(sequence, None)
