@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from channels.provider import Stored
 from channels.sms.fake.faults import Odds, Plan, Recorder
@@ -305,6 +306,18 @@ async def test_stop_waits_for_answers_and_calls_the_rest_unknown() -> None:
         send(provider, "too-late")
         await account.until(lambda: "too-late" in account.answers)
         assert account.answers["too-late"].kind == "retry"
+
+
+def test_on_the_event_loop_of_production() -> None:
+    """uvloop's transports are of other classes than asyncio's."""
+    uvloop.run(_one_message())
+
+
+async def _one_message() -> None:
+    async with smsc() as centre, account_at(centre.port) as (provider, account):
+        await account.up()
+        send(provider, text=LONG)
+        await account.until(lambda: len(account.receipts) == 3)
 
 
 def test_the_account_s_helper_is_complete() -> None:

@@ -183,6 +183,11 @@ class Centre:
             )
         )
 
+    async def flushed(self) -> None:
+        """Let the other side have what was written, in a piece of its own."""
+        await self._writer.drain()
+        await asyncio.sleep(0)
+
     def close(self) -> None:
         self._writer.close()
 

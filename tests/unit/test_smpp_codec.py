@@ -8,6 +8,8 @@ import msgspec
 import pytest
 import smpp34
 
+from channels.sms.alphabet import Coding
+from channels.sms.message import SmsConfig
 from channels.sms.smpp.codec import Framer, decode, encode
 from channels.sms.smpp.config import SmppConfig
 from channels.sms.smpp.pdu import (
@@ -26,6 +28,7 @@ from channels.sms.smpp.pdu import (
     UnknownCommand,
     number,
 )
+from channels.sms.smpp.provider import check
 from channels.sms.smpp.receipts import (
     ReceiptText,
     answer_id,
@@ -263,14 +266,23 @@ def test_every_status_has_a_meaning_and_an_unknown_one_the_safe_one() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("password", "ninechars"), ("system_id", ""), ("source", "短信"), ("statuses", {"x": "retry"}),
-     ("data_coding", {"klingon": 1}), ("reconnect_max_s", 0.5)],
+    [("password", "ninechars"), ("system_id", ""), ("source", "短信"), ("statuses", {"1": "maybe"}),
+     ("statuses", {"x": "retry"}), ("data_coding", {"klingon": 1}), ("reconnect_max_s", 0.5),
+     ("tls_ca", "/no/such/file")],
 )  # fmt: skip
-def test_a_wrong_configuration_names_its_key(key: str, value: object) -> None:
-    values = {"host": "h", "system_id": "s", "password": "p"} | {key: value}
-    with pytest.raises(ConfigError) as caught:
-        msgspec.convert(values, SmppConfig)
-    assert caught.value.facts["key"] == key
+def test_a_wrong_configuration_names_its_key_and_quotes_nothing(key: str, value: object) -> None:
+    values = {"host": "h", "system_id": "s", "password": "p", "tls": True} | {key: value}
+    with pytest.raises((ConfigError, msgspec.ValidationError)) as caught:
+        check(msgspec.convert(values, SmppConfig), SmsConfig())
+    assert key in str(caught.value) and "ninechars" not in str(caught.value)
+
+
+def test_alphabets_are_those_that_the_centre_has_a_number_for() -> None:
+    values = {"host": "h", "system_id": "s", "password": "p"}
+    gbk = SmsConfig(codings=[Coding.GBK])
+    with pytest.raises(ConfigError):
+        check(msgspec.convert(values, SmppConfig), gbk)
+    check(msgspec.convert(values | {"data_coding": {"gbk": 15}}, SmppConfig), gbk)
 
 
 # ---- receipts --------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ class SmppProvider:
         clock: Clock,
         chance: Random,
     ) -> None:
+        check(config, sms_config)
         self.config = config
         self._events = events
         self.clock = clock
@@ -418,6 +419,8 @@ class _Line:
             reason, config_fault = "no connection in time", False
         except ssl.SSLCertVerificationError as error:
             reason, config_fault = f"TLS: {error.verify_message}", True
+        except UnicodeError:
+            reason, config_fault = "host: not a name", True
         except OSError as error:
             reason, config_fault = f"no connection: {error.strerror or type(error).__name__}", False
         self._session = None
@@ -447,6 +450,17 @@ class _Line:
 
 def _room(session: Session) -> int:
     return session.room
+
+
+def check(config: SmppConfig, sms_config: SmsConfig) -> None:
+    """What the types of a configuration cannot say. Raises ConfigError, which names the key."""
+    config.own_statuses()
+    Sms(sms_config, codings=config.codings())
+    if config.reconnect_max_s < config.reconnect_min_s:
+        raise ConfigError(
+            "reconnect_max_s: must not be below reconnect_min_s", key="reconnect_max_s"
+        )
+    _tls(config)
 
 
 def _tls(config: SmppConfig) -> ssl.SSLContext | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -198,5 +198,3 @@ def verdict_of(status: int, own: Mapping[int, StatusClass] | None = None) -> Ver
 
 
 _OK: Final = Verdict("accepted", "ESME_ROK")
-STATUS_CLASSES: Final = frozenset(("retry", "throttled", *get_args(FailureClass)))
-"""What a configuration may say of a status."""
