@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -144,6 +145,7 @@ def minute_text(now_ms: int) -> str:
     return _local(now_ms).strftime("%y%m%d%H%M")
 
 
+@lru_cache(maxsize=1_024)  # reports of one minute say the same
 def minute_ms(text: str) -> int | None:
     """The Unix ms at which a minute YYMMDDHHMM begins; None for what is no such time."""
     if len(text) != 10 or not (text.isascii() and text.isdigit()):
