@@ -11,47 +11,34 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
+import os
 import signal
 import ssl
+import stat
 import sys
 from collections import deque
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from channels.sms.alphabet import Coding
 from channels.sms.fake import faults
 from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.smsc_bind import EsmeBind, Outgoing
 from channels.sms.segments import parse_udh, place_of, segment
-from channels.sms.smpp.codec import Framer, encode, header
 from channels.sms.smpp.pdu import (
-    RESPONSE,
-    SEQUENCE_MAX,
     Bind,
-    BindResp,
     Command,
     EsmClass,
     Message,
-    MessageResp,
-    Pdu,
-    PduError,
-    Plain,
     Tag,
 )
 from channels.sms.smpp.status import Status
 from hub.clock import Clock, SystemClock
 from hub.errors import TactError
 
-log = structlog.get_logger(__name__)
-
-BINDS_MAX: Final = 64
-"""Connections at once; a further one is closed."""
-DELIVER_WINDOW: Final = 100
-"""deliver_sm unanswered at once on one bind."""
 OUTBOX_MAX: Final = 200_000
 """deliver_sm that wait for a receiving bind; the oldest is dropped (and counted) beyond it: 100
 seconds of receipts at 2,000 a second, 100 MB."""
@@ -82,14 +69,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ids in receipts are hexadecimal, those in answers decimal."""
 
 
-class _Outgoing(Struct):
-    """A deliver_sm until it is confirmed."""
-
-    message: Message
-    about: str
-    tries: int = 0
-
-
 class Smsc:
     """The centre. `await start()`, then `port`; `await stop()`."""
 
@@ -109,14 +88,15 @@ class Smsc:
         self.host, self.port = host, port
         self.counts: dict[str, int] = {}
         """How often each thing has happened: `accept`, `throttle`, `confirmed`, `repeated`…"""
-        self.binds: list[_Bind] = []
+        self.binds: list[EsmeBind] = []
         self.clock = clock or SystemClock()
         self._recorder = recorder or Recorder()
         self._tls = tls
         self._server: asyncio.Server | None = None
-        self._outbox: deque[_Outgoing] = deque()
+        self._outbox: deque[Outgoing] = deque()
         self._timers: set[asyncio.TimerHandle] = set()
-        self._taken = 0
+        # ids that no earlier run has given, however many it gave a millisecond
+        self._taken = self.clock.now_ms() * 1_000
         self._references = 0
         self._allowance = 0.0
         self._allowed_at = 0.0
@@ -126,7 +106,7 @@ class Smsc:
         """Listen. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Bind(self), self.host, self.port, ssl=self._tls
+            lambda: EsmeBind(self), self.host, self.port, ssl=self._tls
         )
         self.port = self._server.sockets[0].getsockname()[1]
         self._flush()
@@ -167,7 +147,7 @@ class Smsc:
         if len(self._outbox) >= OUTBOX_MAX:
             self._outbox.popleft()
             self.count("outbox_dropped")
-        self._outbox.append(_Outgoing(message, about))
+        self._outbox.append(Outgoing(message, about))
         self.pump()
 
     def count(self, what: str) -> None:
@@ -184,7 +164,7 @@ class Smsc:
             return Status.RINVPASWD
         return Status.ROK
 
-    def submitted(self, bind: _Bind, message: Message) -> None:
+    def submitted(self, bind: EsmeBind, message: Message) -> None:
         """Take a submit_sm, or not, as the plan has it."""
         if not self._within_rate():
             self.count("over_rate")
@@ -195,7 +175,7 @@ class Smsc:
         name = ""
         if fate.taken:
             self._taken += 1
-            name = f"{self._taken:010d}"
+            name = str(self._taken)
         self.count(fate.answer)
         self._record(bind, message, name, fate.answer)
         early = fate.taken and fate.receipt_ms < 0
@@ -210,7 +190,7 @@ class Smsc:
         if fate.taken and not early:
             self.later(fate.latency_ms + fate.receipt_ms, self._receipts, message, name, fate)
 
-    def confirmed(self, outgoing: _Outgoing, status: int) -> None:
+    def confirmed(self, outgoing: Outgoing, status: int) -> None:
         """The other side has answered a deliver_sm; refused ones are sent again."""
         if status == Status.ROK:
             self.count("confirmed")
@@ -221,7 +201,7 @@ class Smsc:
             self.count("refused")
             self.later(self.settings.again_s * 1000, self.again, outgoing)
 
-    def again(self, outgoing: _Outgoing) -> None:
+    def again(self, outgoing: Outgoing) -> None:
         """Send once more what is not confirmed."""
         self.count("repeated")
         self._outbox.appendleft(outgoing)
@@ -274,7 +254,7 @@ class Smsc:
         for _ in range(fate.receipts):
             self.deliver(receipt, name)
 
-    def _record(self, bind: _Bind, message: Message, name: str, answer: str) -> None:
+    def _record(self, bind: EsmeBind, message: Message, name: str, answer: str) -> None:
         udh = b""
         content = message.content
         where = None
@@ -306,182 +286,7 @@ class Smsc:
         self._flusher = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
 
-class _Bind(asyncio.Protocol):
-    """One connection of an ESME."""
-
-    _numbers = 0
-
-    def __init__(self, smsc: Smsc) -> None:
-        _Bind._numbers += 1
-        self.number = _Bind._numbers
-        self._smsc = smsc
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._framer = Framer()
-        self._bound = 0  # the command it bound with
-        self._out: list[bytes] = []
-        self._full = False
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._sequence = 0
-        self._pending: dict[int, tuple[float, _Outgoing]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def room(self) -> int:
-        """deliver_sm that it can take now."""
-        receives = self._bound in (Command.BIND_RECEIVER, Command.BIND_TRANSCEIVER)
-        return DELIVER_WINDOW - len(self._pending) if receives and not self._full else 0
-
-    def end(self) -> asyncio.Future[None]:
-        """Close; done when it is."""
-        if self._transport is not None:
-            self._transport.abort()
-        return self._ended
-
-    def cut(self) -> None:
-        """End the connection as a crash does, in the next pass of the loop."""
-        self._bound = 0
-        self._loop.call_soon(self.end)
-
-    def answer(self, sequence: int, status: int, name: str = "") -> None:
-        """Answer a submit_sm."""
-        body = name.encode() + b"\0" if status == Status.ROK else b""
-        self._send(header(Command.SUBMIT_SM_RESP, status, sequence, len(body)) + body)
-
-    def deliver(self, outgoing: _Outgoing) -> None:
-        """Send a deliver_sm and wait for its answer."""
-        self._sequence = self._sequence % SEQUENCE_MAX + 1
-        outgoing.tries += 1
-        self._pending[self._sequence] = (
-            self._loop.time() + self._smsc.settings.repeat_s,
-            outgoing,
-        )
-        message = msgspec.structs.replace(outgoing.message, sequence=self._sequence)
-        self._send(encode(message))
-        self._watch()
-
-    # ---- asyncio.Protocol --------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
-        self._transport = transport
-        self._smsc.binds.append(self)
-        if len(self._smsc.binds) > BINDS_MAX:
-            transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        for item in self._framer.feed(data):
-            self._handle(item)
-
-    def pause_writing(self) -> None:
-        self._full = True
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._full = False
-        if self._transport is not None:
-            self._transport.resume_reading()
-        self._smsc.pump()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._bound = 0
-        self._smsc.binds.remove(self)
-        if self._timer is not None:
-            self._timer.cancel()
-        for _, outgoing in self._pending.values():
-            self._smsc.again(outgoing)
-        self._pending.clear()
-        self._out.clear()
-        if not self._ended.done():
-            self._ended.set_result(None)
-
-    # ---- inside ------------------------------------------------------------------------------
-
-    def _handle(self, item: Pdu | PduError) -> None:
-        match item:
-            case Message(command=Command.SUBMIT_SM) if self._bound not in (
-                0,
-                Command.BIND_RECEIVER,
-            ):
-                self._smsc.submitted(self, item)
-            case MessageResp(command=Command.DELIVER_SM_RESP):
-                found = self._pending.pop(item.sequence, None)
-                if found is not None:
-                    self._smsc.confirmed(found[1], item.status)
-                    self._smsc.pump()
-            case Bind():
-                self._bind(item)
-            case Plain(command=Command.ENQUIRE_LINK):
-                self._plain(Command.ENQUIRE_LINK_RESP, Status.ROK, item.sequence)
-            case Plain(command=Command.UNBIND):
-                self._plain(Command.UNBIND_RESP, Status.ROK, item.sequence)
-                self._bound = 0
-                self._loop.call_soon(self._close)
-            case PduError():
-                self._smsc.count("bad_pdu")
-                self._plain(Command.GENERIC_NACK, item.status, item.sequence)
-                if item.fatal:
-                    self._loop.call_soon(self._close)
-            case _ if not item.command & RESPONSE:
-                self._plain(item.command | RESPONSE, Status.RINVBNDSTS, item.sequence)
-            case _:
-                self._smsc.count("ignored")
-
-    def _bind(self, bind: Bind) -> None:
-        status = Status.RALYBND if self._bound else self._smsc.admit(bind)
-        self._smsc.count("bound" if status == Status.ROK else "bind_refused")
-        answer = BindResp(
-            command=bind.command | RESPONSE,
-            status=status,
-            sequence=bind.sequence,
-            system_id="fake" if status == Status.ROK else "",
-            tlvs={int(Tag.SC_INTERFACE_VERSION): b"\x34"} if status == Status.ROK else {},
-        )
-        self._send(encode(answer))
-        if status == Status.ROK:
-            self._bound = bind.command
-            self._smsc.pump()
-        elif not self._bound:
-            self._loop.call_soon(self._close)
-
-    def _plain(self, command: int, status: int, sequence: int) -> None:
-        self._send(header(command, status, sequence, 0))
-
-    def _send(self, pdu: bytes) -> None:
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(pdu)
-
-    def _flush(self) -> None:
-        if self._out and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
-
-    def _close(self) -> None:
-        self._flush()
-        if self._transport is not None:
-            self._transport.close()
-
-    def _watch(self) -> None:
-        """Repeat what is not confirmed in time; one timer, for the oldest."""
-        if self._timer is None and self._pending:
-            deadline = next(iter(self._pending.values()))[0]
-            self._timer = self._loop.call_at(deadline, self._late)
-
-    def _late(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        while self._pending:
-            sequence, (deadline, outgoing) = next(iter(self._pending.items()))
-            if deadline > now:
-                break
-            del self._pending[sequence]
-            self._smsc.again(outgoing)
-        self._watch()
-
-
-def _room(bind: _Bind) -> int:
+def _room(bind: EsmeBind) -> int:
     return bind.room
 
 
@@ -546,21 +351,40 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-async def _listen_to(smsc: Smsc) -> None:
-    """Customers' messages from standard input, until its end."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=LINE_BYTES)
-    with contextlib.suppress(ValueError, OSError):  # a file or terminal that cannot be waited for
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        while True:
-            try:
-                line = await reader.readline()
-                if not line:
-                    return
-                said = msgspec.json.decode(line, type=_Line).mo
-                smsc.say(said.sender, said.to, said.text)
-            except (ValueError, msgspec.MsgspecError, TactError) as error:
-                log.warning("line not understood", error=type(error).__name__)
+class _Listener:
+    """Customers' messages from standard input, when it is a pipe or a terminal."""
+
+    def __init__(self, smsc: Smsc) -> None:
+        self._smsc = smsc
+        self._rest = b""
+        kind = os.fstat(0).st_mode
+        self._hears = stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or os.isatty(0)
+        if self._hears:  # files are always readable, and /dev/null cannot be waited for
+            asyncio.get_running_loop().add_reader(0, self._read)
+
+    def close(self) -> None:
+        if self._hears:
+            asyncio.get_running_loop().remove_reader(0)
+            self._hears = False
+
+    def _read(self) -> None:
+        data = os.read(0, LINE_BYTES)
+        if not data:
+            self.close()
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_BYTES:
+            self._rest = b""
+            lines.append(b"")  # is told as not understood
+        for line in lines:
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            said = msgspec.json.decode(line, type=_Line).mo
+            self._smsc.say(said.sender, said.to, said.text)
+        except (msgspec.MsgspecError, UnicodeError, TactError) as error:
+            _tell({"error": f"line not understood: {type(error).__name__}"})
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
@@ -578,14 +402,17 @@ async def _serve(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sys.stdout.write(json.dumps({"port": smsc.port}) + "\n")
-    sys.stdout.flush()
-    listening = asyncio.create_task(_listen_to(smsc))
+    _tell({"port": smsc.port})
+    listener = _Listener(smsc)
     await stop.wait()
-    listening.cancel()
-    await asyncio.wait([listening])
+    listener.close()
     await smsc.stop()
-    sys.stdout.write(json.dumps({"counts": smsc.counts}) + "\n")
+    _tell({"counts": smsc.counts})
+
+
+def _tell(event: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -65,6 +65,7 @@ _STATES: Final = (
     "SKIPPED",
 )
 """message_state by its number (5.2.28; 0 and 9 are of version 5.0)."""
+_DELIVERED: Final = "DELIVRD"
 
 
 class ReceiptText(Struct, frozen=True):
@@ -85,6 +86,9 @@ class Receipt(Struct, frozen=True):
     """`UNDELIV`, or with the network's error: `UNDELIV:011`."""
 
 
+_NOTHING_TOLD: Final = ReceiptText()
+
+
 def is_receipt(message: Message) -> bool:
     """Whether a deliver_sm (or data_sm) reports on a message and is none itself (5.2.12)."""
     kind = message.esm_class & EsmClass.TYPE_MASK
@@ -95,13 +99,16 @@ def is_receipt(message: Message) -> bool:
 
 def receipt_of(message: Message, form: IdForm = "none") -> Receipt | None:
     """What a receipt says; None when it does not say of which message. Total."""
-    told = parse_text(_text_of(message))
-    tlv_id = message.tlvs.get(Tag.RECEIPTED_MESSAGE_ID, b"")
-    name = tlv_id.partition(b"\0")[0].decode("latin-1").strip() or told.id
+    name = message.tlvs.get(Tag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1")
+    name = name.strip()
+    state = number(message.tlvs, Tag.MESSAGE_STATE)
+    stat = _STATES[state] if state is not None and state < len(_STATES) else ""
+    told = _NOTHING_TOLD
+    if not name or stat != _DELIVERED:  # else the text, which costs most, has nothing to add
+        told = parse_text(_text_of(message))
+        name, stat = name or told.id, stat or told.stat
     if not name:
         return None
-    state = number(message.tlvs, Tag.MESSAGE_STATE)
-    stat = _STATES[state] if state is not None and state < len(_STATES) else told.stat
     status, failure = status_of(stat)
     code = stat or "no stat"
     err = told.err or _network_error(message)
