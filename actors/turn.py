@@ -71,6 +71,7 @@ class Work:
         "outcomes",
         "parked",
         "parked_bytes",
+        "parked_name",
         "parked_until",
         "partition",
         "partitions",
@@ -103,6 +104,8 @@ class Work:
         """Bodies by block; block i is named `<block>.<i>`."""
         self.parked_until: list[int] = []
         self.parked_bytes = 0
+        self.parked_name = ""
+        """Of the last block, and the bytes in it."""
         self.states: dict[str, bytes | None] = {}
         self.state_bytes = 0
         self.counted: list[Series] = []
@@ -151,17 +154,19 @@ class Work:
             self.entries += 1
 
     def park(self, content: bytes, expires: int) -> BodyRef:
-        if not self.parked or self.parked_bytes + len(content) > limits.PARKED_BLOCK_BYTES:
+        size = len(content)
+        if not self.parked or self.parked_bytes + size > limits.PARKED_BLOCK_BYTES:
             self.parked.append([])
             self.parked_until.append(0)
             self.parked_bytes = 0
+            self.parked_name = f"{self.block}-{len(self.parked) - 1}"
             self.entries += 1
-        block = len(self.parked) - 1
-        self.parked[block].append(content)
-        self.parked_bytes += len(content)
-        self.parked_until[block] = max(self.parked_until[block], expires)
-        place = len(self.parked[block]) - 1
-        return BodyRef(f"{self.block}-{block}", place, len(content), self.urgent)
+        bodies = self.parked[-1]
+        bodies.append(content)
+        self.parked_bytes += size
+        if expires > self.parked_until[-1]:
+            self.parked_until[-1] = expires
+        return BodyRef(self.parked_name, len(bodies) - 1, size, self.urgent)
 
     def count(self, name: str, *labels: str) -> None:
         self.counted.append((name, labels))

@@ -7,7 +7,7 @@ from math import inf
 
 from hub import limits
 from hub.checkers.caps import Dispatches, dispatches_of, matching, scope_of
-from hub.checkers.records import History, Told, Violation, about_outcomes
+from hub.checkers.records import FAILED, History, Told, Violation, about_outcomes, follows
 from hub.policy.document import CALENDAR, Cap, Gap, PolicyDocument, duration_ms
 
 
@@ -62,9 +62,11 @@ def _only_failed(rule: Cap | Gap, dispatches: Dispatches, told: Told) -> bool:
         scope = scope_of(rule, each) if isinstance(rule, Cap) else ""
         everything[scope] += 1
         delivery = each.handed.delivery
-        own = (delivery.app, delivery.intent) == (outcome.app, outcome.intent)
-        # Of two decisions in one millisecond the order is known if they are about one intent.
-        before = each.failed_ms < now or (each.failed_ms == now and own)
+        # Of two decisions in one millisecond the order is known when one leads to the other.
+        cause = (outcome.state == "failed" or follows(outcome) == FAILED) and (
+            (delivery.app, delivery.intent) == (outcome.app, outcome.intent)
+        )
+        before = each.failed_ms < now or (each.failed_ms == now and cause)
         failed[scope] += each.certain and before and each.restored_ms == inf
     left = everything - failed
     return max(everything.values(), default=0) >= limit > max(left.values(), default=0)
