@@ -325,6 +325,9 @@ class SmppProvider:
     def counted(self, what: str) -> None:
         self._events.counted(METRIC, what)
 
+    def leaving(self, session: Session) -> None:
+        self.closed(session)
+
     def closed(self, session: Session) -> None:
         for line in self._lines:
             line.down(session)

@@ -67,6 +67,9 @@ class Owner(Protocol):
     def counted(self, what: str) -> None:
         """Something that should not happen has happened."""
 
+    def leaving(self, session: Session) -> None:
+        """Nothing more can be sent by it; what is unanswered may still be answered."""
+
     def closed(self, session: Session) -> None:
         """The last call. `session.reason` says why."""
 
@@ -414,6 +417,7 @@ class Session(asyncio.Protocol):
     def _begin_leaving(self) -> None:
         self._state = "leaving"
         self._deadline = self._now() + self._config.response_timeout_s
+        self._owner.leaving(self)
 
     def _unbind(self) -> None:
         if self.reason:  # the other side unbound first, and has its answer
