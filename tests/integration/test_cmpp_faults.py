@@ -10,7 +10,8 @@ import pytest
 from channels.sms.cmpp import messages as cmpp
 from channels.sms.cmpp import values
 from channels.sms.cmpp.pdu import PDU_BYTES, Frame, decode, encode
-from channels.sms.cmpp.session import UNSTORED
+from channels.sms.cmpp.session import UNSTORED, LostError, RefusedError
+from hub.clock import SystemClock
 from tests.support.cmpp import (
     Rough,
     Told,
@@ -294,22 +295,31 @@ async def test_what_never_left_may_go_again() -> None:
 
 
 async def test_a_receipt_for_an_id_that_nobody_knows_is_told_all_the_same() -> None:
-    told = Told()
+    told, before = Told(), SystemClock().now_ms()
+    minute = values.minute_text(before)
     async with rough() as server, account(server.port, told):
         await until(lambda: told.up)
-        for body, stat in (("V20", "MB:0012"), ("V30", "EXPIRED")):
-            report = values.Report(42, stat, "2611220930", "9999999999", "13800138000")
-            content = values.encode_report(report, getattr(cmpp, body))
+        for form, stat, done in (
+            (cmpp.V20, "MB:0012", "9999999999"),
+            (cmpp.V30, "EXPIRED", "2001010000"),
+            (cmpp.V30, "DELIVRD", minute),
+        ):
+            report = values.Report(42, stat, "2611220930", done, "13800138000")
+            content = values.encode_report(report, form)
             deliver = cmpp.Deliver(1, registered_delivery=1, content=content)
             server.connections[0].say(deliver, 5)
         broken = cmpp.Deliver(1, registered_delivery=1, content=b"id:1 stat:DELIVRD")
         server.connections[0].say(broken, 6)
-        await until(lambda: len(server.results()) == 3)
+        await until(lambda: len(server.results()) == 4)
         assert [(r.provider_id, r.status, r.failure, r.code) for r in told.receipts] == [
             ("42", "unknown", None, "MB:0012"),
             ("42", "failed", "expired", "EXPIRED"),
+            ("42", "delivered", None, "DELIVRD"),
         ]
-        assert server.results() == [0, 0, 1]
+        # Done_times that cannot be are the clock of the ISMG: ours counts then.
+        assert all(receipt.at_ms >= before for receipt in told.receipts[:2])
+        assert told.receipts[2].at_ms == values.minute_ms(minute)
+        assert server.results() == [0, 0, 0, 1]
         assert told.counts["receipt_unreadable"] == 1
 
 
@@ -373,6 +383,18 @@ async def test_stopping_waits_for_answers_and_gives_the_rest_up() -> None:
             provider.submit(submission(provider))
             await until(lambda: len(held) == 2)
         assert told.answer.kind == "unknown"
+
+
+async def test_a_refusal_that_a_person_must_settle_is_not_tried_often() -> None:
+    async with (
+        rough() as server,
+        account(server.port, Told(), reconnect_min_s=1, reconnect_max_s=64) as provider,
+    ):
+        config = RefusedError("no", status=3, config=True)
+        lost = LostError("gone")
+        assert 32 <= provider._pause_s(1, config) <= 64
+        for failures, most in ((1, 1), (2, 2), (5, 16), (7, 64), (1000, 64)):
+            assert most / 2 <= provider._pause_s(failures, lost) <= most
 
 
 async def test_no_secret_and_no_customer_is_shown() -> None:

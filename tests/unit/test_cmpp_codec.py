@@ -246,6 +246,19 @@ def test_an_active_test_resp_without_its_reserved_byte() -> None:
     assert decode(Frame(cmpp.Command.ACTIVE_TEST_RESP, 1, b""), V20) == cmpp.ActiveTestResp()
 
 
+@pytest.mark.parametrize(("golden", "message", "version"), GOLDEN)
+def test_a_body_has_its_length_and_no_other(
+    golden: str, message: cmpp.Message, version: int
+) -> None:
+    octets = bytes.fromhex(golden)
+    command, body = int.from_bytes(octets[4:8], "big"), octets[12:]
+    for other in (body + b"\0", body[:-1]):
+        if other == body or (isinstance(message, cmpp.ActiveTestResp) and not other):
+            continue
+        with pytest.raises(MalformedError):
+            decode(Frame(command, 1, other), version)
+
+
 def test_a_body_of_the_other_version_is_refused() -> None:
     body = encode(SUBMIT, 1, V20)[12:]
     with pytest.raises(MalformedError):
