@@ -457,10 +457,8 @@ class Account:
         self.open.pop(entry.id, None)
         self.open_units -= attempt.units
         attempt.state, attempt.wake_ms = WAITING, now + wait_ms
-        entry.left_ms = 0.0
-        self.queue.add(entry)
+        self._put_back(entry)
         self.queue.free(attempt.customer, attempt.wake_ms if wait_ms else 0.0)
-        self._effects.store(attempt_key(entry.id), pack(attempt))
 
     def _lost_sight(
         self, delivery: str, attempt: Attempt, now: int, entry: Entry | None = None
@@ -481,10 +479,17 @@ class Account:
     ) -> None:
         entry = entry or Entry(delivery, attempt, None)
         self._bodies += entry.delivery is not None
+        attempt.state, attempt.wake_ms, attempt.unsure = WAITING, now, True
+        self._put_back(entry)
+
+    def _put_back(self, entry: Entry) -> None:
+        """It waits again. Its end may have passed unnoticed while it was on its way."""
+        attempt, key = entry.attempt, attempt_key(entry.id)
         entry.left_ms = 0.0
-        attempt.state, attempt.wake_ms = WAITING, now
         self.queue.add(entry)
-        self._effects.store(attempt_key(delivery), pack(attempt))
+        self._effects.store(key, pack(attempt))
+        if attempt.expires_ms:
+            self._effects.wake(attempt.expires_ms, key)
 
     def give_up_waiting(self, delivery: str, attempt: Attempt, now: int) -> None:
         """The deadline of an unanswered or accepted attempt has passed without a receipt."""
@@ -508,13 +513,16 @@ class Account:
     def _hand_over(self, now: int) -> None:
         """While it cannot work: what waits goes to the other account, in its order.
 
-        Not what a provider may have parts of, nor what was handed over before: that waits here.
+        Not what a provider may have, or has parts of, nor what was handed over before: that waits
+        here.
         """
         target = self.config.failover
         assert target is not None
         handed = 0
         for entry in sorted(self.queue, key=lambda entry: entry.order):
             if entry.attempt.ids or entry.fetching or entry.attempt.app == OWN:
+                continue
+            if entry.attempt.unsure and self.config.duplicates != "allow":
                 continue
             if handed >= HAND_OVER_TURN:
                 self.next_ms = now

@@ -7,7 +7,6 @@ lost, and never holds a turn up.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -35,8 +34,8 @@ from hub.ledger.port import Entry as BatchEntry
 
 RETRY_S = 2.0
 """Between two tries of an errand; a try itself is repeated by the ledger for longer."""
-FETCHES = 64
-"""Bodies read from the ledger at a time."""
+FETCHES = 16
+"""Messages read from the ledger for their bodies at a time: 4 MiB of arrays."""
 
 log = structlog.get_logger("tact.accounts")
 
@@ -138,18 +137,30 @@ class Outbox(_Errands):
 
 
 class Bodies(_Errands):
-    """Reads the bodies of deliveries again that an account no longer has in memory."""
+    """Reads the bodies of deliveries again that an account no longer has in memory.
+
+    Deliveries come in arrays: one read serves all that is asked of a message.
+    """
 
     def __init__(self, ledger: AccountLedger, clock: Clock, look: Callable[[], None]) -> None:
         super().__init__(ledger, look)
         self._clock = clock
-        self._asked: deque[tuple[Account, Entry]] = deque()
+        self._asked: dict[int, list[tuple[Account, Entry]]] = {}
+        """By the message that holds them, those asked for first first."""
         self._loaded: list[tuple[Account, Entry, Delivery | None]] = []
         self._under_way = 0
 
     def ask(self, fetches: list[tuple[Account, Entry]]) -> None:
         """Take requests over, and work on a bounded number at a time."""
-        self._asked.extend(fetches)
+        for account, entry in fetches:
+            attempt = entry.attempt
+            if attempt.app == OWN:
+                text, now = account.config.opt_out.reply, self._clock.now_ms()
+                body = None if text is None else own_delivery(entry.id, attempt, text, now)
+                self._loaded.append((account, entry, body))
+                self._look()
+            else:
+                self._asked.setdefault(attempt.sequence, []).append((account, entry))
         fetches.clear()
         self._pump()
 
@@ -161,31 +172,28 @@ class Bodies(_Errands):
     def _pump(self) -> None:
         while self._asked and self._under_way < FETCHES:
             self._under_way += 1
-            self._start(self._fetch(*self._asked.popleft()))
+            sequence = next(iter(self._asked))
+            self._start(self._fetch(sequence, self._asked.pop(sequence)))
 
-    async def _fetch(self, account: Account, entry: Entry) -> None:
+    async def _fetch(self, sequence: int, asked: list[tuple[Account, Entry]]) -> None:
         try:
-            self._loaded.append((account, entry, await self._body(account, entry)))
+            bodies = await self._bodies(sequence)
         except TactError as error:
             log.warning("body-waits", code=error.code)
             await asyncio.sleep(RETRY_S)
-            self._asked.append((account, entry))
+            self._asked.setdefault(sequence, []).extend(asked)
+        else:
+            self._loaded.extend((account, entry, bodies.get(entry.id)) for account, entry in asked)
         self._under_way -= 1
         self._pump()
         self._look()
 
-    async def _body(self, account: Account, entry: Entry) -> Delivery | None:
-        attempt = entry.attempt
-        if attempt.app == OWN:
-            text = account.config.opt_out.reply
-            now = self._clock.now_ms()
-            return None if text is None else own_delivery(entry.id, attempt, text, now)
-        payload = await self._ledger.stored(attempt.sequence)
+    async def _bodies(self, sequence: int) -> dict[str, Delivery]:
+        payload = await self._ledger.stored(sequence)
         if payload is None:
-            return None
+            return {}
         found = decode_deliveries(payload)
-        some = found if isinstance(found, list) else [found]
-        return next((one for one in some if one.id == entry.id), None)
+        return {one.id: one for one in (found if isinstance(found, list) else [found])}
 
 
 class Snapshots(_Errands):

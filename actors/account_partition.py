@@ -78,8 +78,8 @@ class AccountPartition:
         self.fetches: list[tuple[Account, Entry]] = []
         self.woken: dict[str, Account] = {}
         """Accounts that may claim again, because of something that was due."""
-        self.restoring: deque[tuple[str, Attempt]] = deque()
-        """What an earlier owner left, in the order decided, and is not taken up yet."""
+        self.restoring: deque[str] = deque()
+        """Deliveries that an earlier owner left, in the order decided, not taken up yet."""
         self.turns = 0
         self._begin()
 
@@ -286,14 +286,18 @@ class AccountPartition:
             elif key.startswith("i:"):
                 self.wakes.append((unpack_seen(packed).until_ms, key))
         attempts.sort(key=lambda one: (one[1].sequence, one[1].place))
-        self.restoring.extend(attempts)
+        self.restoring.extend(name for name, _ in attempts)
         self.wakes.extend((attempt.wake_ms, attempt_key(name)) for name, attempt in attempts)
         heapq.heapify(self.wakes)
 
     def restore(self, account_of: Callable[[str], Account | None], now: int) -> None:
         """Take it up, as much as a turn may hold. `account_of` makes the account of a name."""
         while self.restoring and not self.full:
-            delivery, attempt = self.restoring.popleft()
+            delivery = self.restoring.popleft()
+            packed = self.states.get(attempt_key(delivery))
+            if packed is None:
+                continue
+            attempt = unpack_attempt(packed)  # as it is now: receipts may have come before us
             account = account_of(attempt.account)
             if account is not None:
                 account.restore(delivery, attempt, now)
@@ -302,10 +306,11 @@ class AccountPartition:
 
     def _abandon(self, delivery: str, attempt: Attempt, now: int) -> None:
         """Its account is not configured any more."""
-        if attempt.state == WAITING and attempt.app != OWN:
-            self.tell(delivery, attempt, "failed", now, "config", "no-such-account")
-        elif attempt.state in (OPEN, UNKNOWN) and attempt.app != OWN:
-            self.tell(delivery, attempt, "unknown", now, None, "no-such-account")
+        if not attempt.told and attempt.app != OWN:
+            if attempt.state == WAITING and not attempt.unsure:
+                self.tell(delivery, attempt, "failed", now, "config", "no-such-account")
+            else:
+                self.tell(delivery, attempt, "unknown", now, None, "no-such-account")
         self.store(attempt_key(delivery), None)
         forget_ids(self, attempt)
 

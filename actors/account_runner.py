@@ -425,12 +425,11 @@ class AccountRunner:
                 self._dirty[name] = found
         dirty, self._dirty = self._dirty, {}
         for name, account in dirty.items():
-            before = len(account.open)
             account.claim_due(now)
             if account.next_ms < self._asked.get(name, math.inf):
                 self._asked[name] = account.next_ms
                 heapq.heappush(self._asks, (account.next_ms, name))
-            if len(account.open) > before:
+            if account.claimed:
                 self._leaving[name] = account
                 self._know_peers(account, now)
 

@@ -55,6 +55,9 @@ class Attempt(Struct, array_like=True):
     """How many are expected."""
     told: int = 0
     """The furthest status told to the conversation."""
+    unsure: bool = False
+    """It left before and nobody knows what became of that: again only to the same provider, or
+    where duplicates are allowed."""
 
 
 class Part(Struct, array_like=True, frozen=True):
