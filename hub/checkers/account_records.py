@@ -38,8 +38,7 @@ class Opening(Struct, frozen=True, gc=False):
     account: str
     delivery: str
     open: bool
-    opened_ms: float = 0.0
-    """When it was opened: tells an attempt opened again from one that is written again."""
+    at_ms: float = 0.0
 
 
 class LimitRule(Struct, frozen=True, gc=False):

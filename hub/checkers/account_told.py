@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 from hub.checkers.account_records import AccountHistory, Heard, about_handed
@@ -62,38 +61,27 @@ class ReceiptsCount:
 
 
 class RepliesAreKept:
-    """A confirmed message of a customer is in INTAKE, a refusal's do not disturb before it."""
+    """A confirmed message of a customer is in INTAKE, and with a refusal a do not disturb."""
 
     promise = "replies-are-kept"
 
     def check(self, history: AccountHistory) -> list[Violation]:
-        inbound: dict[tuple[str, str], tuple[int, str]] = {}
-        refused: dict[str, int] = {}
+        inbound: dict[tuple[str, str], str] = {}
+        refused: set[str] = set()
         for each in history.published:
             message = each.message
             if isinstance(message, Inbound):
-                place = (each.sequence, message.customer)
-                inbound.setdefault((message.account, message.id), place)
+                inbound.setdefault((message.account, message.id), message.customer)
             elif isinstance(message, DndSet):
-                refused.setdefault(message.customer, each.sequence)
-        return list(self._missing(history.heard, inbound, refused))
-
-    def _missing(
-        self,
-        heard: list[Heard],
-        inbound: dict[tuple[str, str], tuple[int, str]],
-        refused: dict[str, int],
-    ) -> Iterator[Violation]:
-        for each in heard:
-            stored = inbound.get((each.account, each.id))
-            if stored is None:
-                yield self._about("confirmed-and-not-stored", each, "")
-                continue
-            sequence, customer = stored
-            if each.opt_out and customer not in refused:
-                yield self._about("refusal-without-do-not-disturb", each, customer)
-            elif each.opt_out and refused[customer] > sequence:
-                yield self._about("do-not-disturb-after-the-message", each, customer)
+                refused.add(message.customer)
+        found = []
+        for heard in history.heard:
+            customer = inbound.get((heard.account, heard.id))
+            if customer is None:
+                found.append(self._about("confirmed-and-not-stored", heard, ""))
+            elif heard.opt_out and customer not in refused:
+                found.append(self._about("refusal-without-do-not-disturb", heard, customer))
+        return found
 
     def _about(self, kind: str, heard: Heard, customer: str) -> Violation:
         return Violation(

@@ -77,8 +77,6 @@ class OneOpenAttempt:
                 continue
             if known is not None and _place(known) != _place(opening):
                 found.append(self._about("open-in-two-places", opening))
-            elif known is not None and known.opened_ms != opening.opened_ms:
-                found.append(self._about("opened-while-open", opening))
             if left.get((opening.account, opening.delivery), inf) < opening.sequence:
                 found.append(self._about("opened-after-it-was-handed-over", opening))
             now_open[opening.delivery] = opening
@@ -97,7 +95,8 @@ class OneOpenAttempt:
 class LeavesInOrder:
     """What one account has of one conversation is first submitted in the order of LEDGER.
 
-    What is handed over counts where it comes to, and is handed over in its order too.
+    What is handed over counts where it comes to, and is handed over in its order too. What a crash
+    has left open loses its place: if it may be sent again, that is after a while.
     """
 
     promise = "leaves-in-order"
@@ -107,17 +106,31 @@ class LeavesInOrder:
         for handed in history.handed:
             lines[handed.delivery.account, handed.delivery.customer].append(handed)
         found = []
+        closed = self._closed(history)
         for (account, _), line in lines.items():
             latest = (-inf, -1)
             for handed in sorted(line, key=_decided):
                 first = history.first.get((account, handed.delivery.id))
-                if first is None:
+                if first is None or closed.get((account, handed.delivery.id), inf) < first[0]:
                     continue
                 if first < latest:
                     kind = "left-before-its-predecessor"
                     found.append(about_handed(self.promise, kind, handed, first[0]))
                 latest = max(latest, first)
         found.extend(self._handed_over(history, lines))
+        return found
+
+    @staticmethod
+    def _closed(history: AccountHistory) -> dict[tuple[str, str], float]:
+        """When an attempt ended first, where one that may have left is tried again."""
+        found: dict[tuple[str, str], float] = {}
+        opened = set()
+        for opening in history.openings:
+            name = opening.account, opening.delivery
+            if opening.open:
+                opened.add(name)
+            elif name in opened and opening.account in history.repeating | history.keyed:
+                found.setdefault(name, opening.at_ms)
         return found
 
     def _handed_over(

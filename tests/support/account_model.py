@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -21,52 +21,107 @@ from channels.provider import (
     Unsendable,
 )
 from hub.contract.types import Delivery
-from hub.ledger.port import IntakeMessage, Outbound
+from hub.ledger.port import IntakeMessage, LedgerUnavailable, Outbound
 from tests.support.model import ModelLedger, Stored, Streams
 from tests.support.network import Network
 
 
 class DeliveryReader:
-    """`IntakeReader` over the deliveries of the model's LEDGER: a lane is a channel."""
+    """`IntakeReader` over the deliveries of the model's LEDGER: a lane is a channel.
 
-    def __init__(self, streams: Streams, network: Network, channels: Iterable[str]) -> None:
+    Like `tests.support.model_reader`: after a gap, or while the server is away, what is buffered
+    and under way is lost, and read anew from what was last taken, or from the beginning.
+    """
+
+    def __init__(
+        self, streams: Streams, network: Network, chance: random.Random, channels: Iterable[str]
+    ) -> None:
         self._streams = streams
         self._network = network
+        self._chance = chance
         self._lanes: dict[str, deque[IntakeMessage]] = {channel: deque() for channel in channels}
         self._positions: dict[int, dict[str, int]] = {}
+        self._taken: dict[str, int] = {}
         self._arrived = asyncio.Event()
-        self._clear_s = 0.0
+        self._clear_s: dict[str, float] = {}
+        """Loop time at which the last message under way in a lane arrives."""
+        self._generation: Counter[str] = Counter()
+        """What is under way from an earlier one is lost."""
+        self._recovering: set[str] = set()
         self._open = False
 
     async def open(self, positions: Mapping[int, Mapping[str, int]]) -> None:
+        while True:
+            try:
+                await self._network.request("open", lambda: None)
+                break
+            except LedgerUnavailable:
+                await asyncio.sleep(self._chance.uniform(0.01, 0.5))
         self._positions = {number: dict(lanes) for number, lanes in positions.items()}
         self._open = True
-        for stored in self._streams.ledger:
-            self._send(stored)
-        self._streams.ledger_listeners.append(self._send)
+        self._streams.ledger_listeners.append(self._stored)
+        for lane in self._lanes:
+            self._read_anew(lane, 0, self._generation[lane])
 
-    def _send(self, stored: Stored) -> None:
+    def _stored(self, stored: Stored) -> None:
+        """LEDGER has one more. A lane that is being read anew comes across it by itself."""
         kind, *rest = stored.subject.split(".")[1:]
-        if kind != "out" or rest[0] not in self._lanes or int(rest[1]) not in self._positions:
-            return
-        channel, number = rest[0], int(rest[1])
-        if stored.sequence <= self._positions[number].get(channel, 0):
+        if kind == "out" and rest[0] in self._lanes and rest[0] not in self._recovering:
+            self._send(rest[0], int(rest[1]), stored)
+
+    def _send(self, channel: str, number: int, stored: Stored) -> None:
+        lanes = self._positions.get(number)
+        if lanes is None or stored.sequence <= lanes.get(channel, 0):
             return
         message = IntakeMessage(
             number, channel, "", stored.sequence, stored.stored_ms, stored.payload, False
         )
         now_s = self._network.loop.time()
-        self._clear_s = max(self._clear_s + 1e-7, now_s + self._network.latency_s())
-        self._network.later(self._clear_s - now_s, self._arrive, message)
+        # Timers of one and the same moment go off in any order, messages of a lane must not.
+        arrives_s = max(self._clear_s.get(channel, 0.0) + 1e-7, now_s + self._network.latency_s())
+        self._clear_s[channel] = arrives_s
+        self._network.later(arrives_s - now_s, self._arrive, message, self._generation[channel])
 
-    def _arrive(self, message: IntakeMessage) -> None:
-        if self._open:
-            self._lanes[message.lane].append(message)
+    def _arrive(self, message: IntakeMessage, generation: int) -> None:
+        lane = message.lane
+        if not self._open or generation != self._generation[lane]:
+            return
+        if self._network.down or self._network.faults.draw("read") == "gap":
+            self.lose(lane)
+        else:
+            self._lanes[lane].append(message)
             self._arrived.set()
+
+    def lose(self, lane: str) -> None:
+        """A gap: what is buffered and under way is lost, and read again a moment later."""
+        if not self._open:
+            return
+        self._lanes[lane].clear()
+        self._generation[lane] += 1
+        self._recovering.add(lane)
+        after = self._chance.choice((0, self._taken.get(lane, 0)))
+        delay_s = self._chance.uniform(0.01, 3.0)
+        self._network.later(delay_s, self._read_anew, lane, after, self._generation[lane])
+
+    def _read_anew(self, lane: str, after: int, generation: int) -> None:
+        if not self._open or generation != self._generation[lane]:
+            return
+        if self._network.down:
+            self.lose(lane)
+            return
+        self._recovering.discard(lane)
+        self._clear_s[lane] = 0.0
+        for stored in self._streams.ledger[after:]:
+            kind, *rest = stored.subject.split(".")[1:]
+            if kind == "out" and rest[0] == lane:
+                self._send(lane, int(rest[1]), stored)
 
     def take(self, lane: str, most: int) -> list[IntakeMessage]:
         buffered = self._lanes[lane]
-        return [buffered.popleft() for _ in range(min(most, len(buffered)))]
+        taken = [buffered.popleft() for _ in range(min(most, len(buffered)))]
+        if taken:
+            self._taken[lane] = taken[-1].sequence
+        return taken
 
     def buffered(self, lane: str) -> int:
         return len(self._lanes[lane])
@@ -87,15 +142,15 @@ class DeliveryReader:
 
     async def close(self) -> None:
         self._open = False
-        if self._send in self._streams.ledger_listeners:
-            self._streams.ledger_listeners.remove(self._send)
+        if self._stored in self._streams.ledger_listeners:
+            self._streams.ledger_listeners.remove(self._stored)
 
 
 class AccountModelLedger(ModelLedger):
     """`actors.account_runner.AccountLedger` on the model."""
 
     def deliveries(self, channels: Iterable[str]) -> DeliveryReader:
-        return DeliveryReader(self.streams, self.network, channels)
+        return DeliveryReader(self.streams, self.network, self._chance, channels)
 
     async def stored(self, sequence: int) -> bytes | None:
         def read() -> bytes | None:

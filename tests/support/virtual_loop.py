@@ -48,6 +48,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         process.parked.append(handle)
         return handle
 
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Timers of a process that stands still go off when it goes on, if it wants that."""
+        process = _PROCESS.get() if context is None else context.get(_PROCESS)
+        if process is None or not process.holds_timers:
+            return super().call_at(when, callback, *args, context=context)
+        rings: list[asyncio.TimerHandle] = []
+        rings.append(super().call_at(when, _ring, process, rings, callback, args, context=context))
+        return rings[0]
+
     def unpark(self, handles: list[asyncio.Handle]) -> None:
         self._ready.extend(handles)  # type: ignore[attr-defined]
 
@@ -76,6 +91,31 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return "\n".join(lines)
 
 
+def _ring(
+    process: Process,
+    rings: list[asyncio.TimerHandle],
+    callback: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    """A timer has gone off: at once, or when the pause is over, unless it is cancelled in it."""
+    if process.parked is None:
+        callback(*args)
+    else:
+        loop = asyncio.get_running_loop()
+        again = (process, rings, callback, args)
+        process.parked.append(asyncio.Handle(_ring_late, again, loop, copy_context()))
+
+
+def _ring_late(
+    process: Process,
+    rings: list[asyncio.TimerHandle],
+    callback: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    if not rings[0].cancelled():
+        _ring(process, rings, callback, args)
+
+
 class _Selector(selectors.SelectSelector):
     """Knows files only to please the loop; nothing ever arrives on them."""
 
@@ -98,8 +138,10 @@ class Process:
     cancelled where they stand; what they have handed to others before is under way and arrives.
     """
 
-    def __init__(self, loop: VirtualLoop, name: str) -> None:
+    def __init__(self, loop: VirtualLoop, name: str, *, holds_timers: bool = False) -> None:
+        """`holds_timers`: plain timers (`call_later`) stand still with it, as tasks always do."""
         self.name = name
+        self.holds_timers = holds_timers
         self.alive = True
         self.parked: list[asyncio.Handle] | None = None
         """Steps to make when the pause is over; None while it runs."""

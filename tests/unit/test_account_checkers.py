@@ -64,7 +64,7 @@ def receipt(sequence: int, name: str, status: str, at_ms: int = 10 * SECOND) -> 
 
 
 def opening(sequence: int, name: str, *, open: bool = True, **fields: Any) -> Opening:
-    known = {"partition": 0, "account": "main", "opened_ms": float(sequence)}
+    known = {"partition": 0, "account": "main"}
     return Opening(sequence, delivery=f"shop:{name}:1", open=open, **known | fields)
 
 
@@ -99,7 +99,7 @@ def good() -> AccountHistory:
             opening(3, "a"),
             opening(4, "a", open=False),
             opening(6, "a"),
-            replace(opening(7, "a"), opened_ms=6.0),
+            opening(7, "a"),
             opening(8, "a", open=False),
             opening(9, "b", account="spare", partition=1),
             opening(10, "b", account="spare", partition=1, open=False),
@@ -134,10 +134,6 @@ def after_the_end(history: AccountHistory) -> None:
 
 def in_two_places(history: AccountHistory) -> None:
     history.openings.insert(4, opening(8, "a", account="spare", partition=1))
-
-
-def open_again(history: AccountHistory) -> None:
-    history.openings[3] = opening(7, "a")
 
 
 def by_the_old_account(history: AccountHistory) -> None:
@@ -184,16 +180,11 @@ def refusal_lost(history: AccountHistory) -> None:
     del history.published[4]
 
 
-def refusal_late(history: AccountHistory) -> None:
-    history.published[4] = replace(history.published[4], sequence=7)
-
-
 PLANTED: dict[Callable[[AccountHistory], None], str] = {
     again: "sent-once: submitted-twice",
     by_both: "sent-once: submitted-twice",
     after_the_end: "sent-once: submitted-after-its-end-was-told",
     in_two_places: "one-open-attempt: open-in-two-places",
-    open_again: "one-open-attempt: opened-while-open",
     by_the_old_account: "one-open-attempt: opened-after-it-was-handed-over",
     too_soon: "account-limits: over-a-limit",
     out_of_order: "leaves-in-order: left-before-its-predecessor",
@@ -203,7 +194,6 @@ PLANTED: dict[Callable[[AccountHistory], None], str] = {
     receipt_lost: "receipts-count: receipt-without-effect",
     message_lost: "replies-are-kept: confirmed-and-not-stored",
     refusal_lost: "replies-are-kept: refusal-without-do-not-disturb",
-    refusal_late: "replies-are-kept: do-not-disturb-after-the-message",
 }
 
 

@@ -1,0 +1,319 @@
+"""One seed, one scenario of accounts: what they send for whom, and what goes wrong."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from channels.accounts import AccountConfig, BreakerTable, LimitsTable, OptOutTable
+from channels.provider import ProviderInbound
+from hub import limits
+from hub.contract.times import parse_rfc3339, rfc3339
+from hub.contract.types import Delivery
+from tests.sim.scenario import HOUR_MS, STARTS, Trouble
+
+NAMES = ("main", "spare", "ads", "codes", "bot", "app-push")
+APPS = ("shop", "bank")
+ZONES = ("Asia/Shanghai", "Europe/Berlin", "UTC")
+
+REQUEST_FAULTS = {
+    "commit": ("lose-request", "lose-reply", "late", "crash-before", "crash-after", "pause"),
+    "claim": ("lose-request", "lose-reply", "late", "crash-before", "crash-after", "pause"),
+    "read-back": ("lose-reply", "crash-after", "pause"),
+    "snapshot": ("lose-request", "lose-reply", "crash-before", "crash-after", "late", "pause"),
+    "stored": ("lose-reply", "crash-after", "pause"),
+    "open": ("lose-reply", "crash-before", "pause"),
+    "read": ("gap",),
+    "tell": ("lose-request", "lose-reply", "late", "crash-before", "crash-after", "pause"),
+    "submit": ("crash-before", "crash-after", "pause"),
+}
+COUNTS = {"commit": 120, "claim": 10, "read": 40, "tell": 60, "snapshot": 20, "submit": 50}
+"""About how often a place is passed in a scenario: its faults are drawn from the first so many."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the other side of one account behaves. Odds are shares of submissions."""
+
+    seed: str
+    window: int = 10
+    resend: bool = False
+    """It removes repeats by the delivery's id."""
+    echoes: bool = False
+    """Its receipts name the delivery's id instead of its own."""
+    latency_s: tuple[float, ...] = (0.01, 0.05, 0.2)
+    silent: float = 0.0
+    """Taken or not, and no answer."""
+    busy: float = 0.0
+    throttle: float = 0.0
+    refuse: float = 0.0
+    broken: float = 0.0
+    """Refused for a fault of its own."""
+    half: float = 0.0
+    """Of several parts some are taken."""
+    receipts: bool = True
+
+
+class Dispatch(NamedTuple):
+    """Deliveries that are decided together, for one channel and partition of accounts."""
+
+    at_s: float
+    deliveries: list[Delivery]
+
+
+class Letter(NamedTuple):
+    """A customer's message to an account."""
+
+    at_s: float
+    account: str
+    inbound: ProviderInbound
+
+
+@dataclass
+class AccountScenario:
+    seed: int
+    start_ms: int
+    partitions: int
+    hosts: int
+    accounts: list[AccountConfig]
+    later: list[AccountConfig]
+    """After a `reload`."""
+    manners: dict[str, Manner]
+    dispatches: list[Dispatch]
+    letters: list[Letter]
+    troubles: list[Trouble]
+    faults: dict[tuple[str, int], str]
+    commit_tries: int
+    bounds: dict[str, int] = field(default_factory=dict)
+    """Values for bounds of `hub.limits` and of accounts: small ones are met often."""
+
+    @property
+    def end_s(self) -> float:
+        times = [d.at_s for d in self.dispatches] + [t.at_s + 1 for t in self.troubles]
+        return max(times + [letter.at_s for letter in self.letters])
+
+
+def account_scenario(seed: int) -> AccountScenario:
+    """The scenario of a seed."""
+    chance = random.Random(f"{seed} accounts")
+    start_ms = parse_rfc3339(chance.choice(STARTS)) + chance.randrange(24) * HOUR_MS
+    bursts = sorted(chance.uniform(0, chance.choice((0.1, 3, 30)) * 3600) for _ in range(5))
+    names = chance.sample(NAMES, chance.randint(2, 4))
+    zone = chance.choice(ZONES)
+    accounts = [_account(chance, name, names, zone) for name in names]
+    world = _World(chance, start_ms, names)
+    return AccountScenario(
+        seed=seed,
+        start_ms=start_ms,
+        partitions=chance.choice((1, 1, 2, 3, 4)),
+        hosts=2,
+        accounts=accounts,
+        later=_reloaded(chance, accounts),
+        manners={name: _manner(chance, seed, name) for name in names},
+        dispatches=[world.dispatch(at) for at in bursts for _ in range(chance.randint(1, 5))],
+        letters=world.letters(bursts),
+        troubles=_troubles(chance, bursts),
+        faults=_faults(chance),
+        commit_tries=chance.choice((2, 4, 12)),
+        bounds=_bounds(chance),
+    )
+
+
+# ---- accounts ------------------------------------------------------------------------------------
+
+
+def _account(chance: random.Random, name: str, names: list[str], zone: str) -> AccountConfig:
+    others = [other for other in names if other != name]
+    return AccountConfig(
+        name=name,
+        channel="sms",
+        provider="smpp",
+        failover=chance.choice(others) if chance.random() < 0.5 else None,
+        duplicates="allow" if chance.random() < 0.2 else "never",
+        unknown_after=chance.choice(("20s", "10m", "2h")),
+        receipts_for=chance.choice(("5m", "48h")),
+        tries=chance.choice((2, 4, 10)),
+        timezone=zone,
+        limits=_limits(chance),
+        breaker=BreakerTable(
+            failures=chance.choice((1, 2, 5)),
+            open=chance.choice(("1s", "10s")),
+            open_max=chance.choice(("30s", "5m")),
+            link=chance.choice(("1s", "5s")),
+        ),
+        opt_out=OptOutTable(
+            scope=chance.choice(("channel", "all")), reply=chance.choice((None, "You are out."))
+        ),
+        settings={"version": 1},
+    )
+
+
+def _limits(chance: random.Random) -> LimitsTable:
+    def some(*texts: str) -> list[str]:
+        return [text for text in texts if chance.random() < 0.25]
+
+    return LimitsTable(
+        account=some("2/s", "5/10s", "20/min", "30/h", "25/day", "40/month"),
+        app=some("1/s", "4/10s", "15/h", "12/day"),
+        recipient=some("1/s", "2/min", "5/h", "8/day"),
+    )
+
+
+def _reloaded(chance: random.Random, accounts: list[AccountConfig]) -> list[AccountConfig]:
+    """Other limits, another connection, or gone."""
+    later = []
+    for account in accounts:
+        how = chance.choice(("limits", "limits", "settings", "same", "gone"))
+        if how == "limits":
+            account = replace(account, limits=_limits(chance))
+        elif how == "settings":
+            account = replace(account, settings={"version": 2})
+        if how != "gone":
+            later.append(account)
+    names = {account.name for account in later}
+    return [
+        account if account.failover in names else replace(account, failover=None)
+        for account in later
+    ]
+
+
+def _manner(chance: random.Random, seed: int, name: str) -> Manner:
+    def sometimes(share: float) -> float:
+        return share if chance.random() < 0.4 else 0.0
+
+    return Manner(
+        seed=f"{seed} {name}",
+        window=chance.choice((1, 3, 10, 50)),
+        resend=chance.random() < 0.25,
+        echoes=chance.random() < 0.2,
+        latency_s=chance.choice(((0.01, 0.05, 0.2), (0.001,), (0.1, 3.0))),
+        silent=sometimes(0.15),
+        busy=sometimes(0.3),
+        throttle=sometimes(0.2),
+        refuse=sometimes(0.1),
+        broken=sometimes(0.3),
+        half=sometimes(0.5),
+        receipts=chance.random() < 0.85,
+    )
+
+
+# ---- what is decided and said --------------------------------------------------------------------
+
+
+class _World:
+    """Draws deliveries and messages of a handful of customers."""
+
+    def __init__(self, chance: random.Random, start_ms: int, names: list[str]) -> None:
+        self._chance = chance
+        self._start_ms = start_ms
+        self._names = names
+        self._customers = [f"c{number}" for number in range(chance.randint(2, 6))]
+        self._ids = 0
+        self._letters = 0
+
+    def dispatch(self, burst_s: float) -> Dispatch:
+        chance = self._chance
+        at_s = round(burst_s + chance.choice((0.0, 0.01, 0.5, 20.0)), 3)
+        account = chance.choice(self._names) if chance.random() < 0.98 else "nobody"
+        count = chance.choice((1, 1, 2, 6))
+        return Dispatch(at_s, [self._delivery(at_s, account) for _ in range(count)])
+
+    def _delivery(self, at_s: float, account: str) -> Delivery:
+        chance = self._chance
+        self._ids += 1
+        now = self._start_ms + int(at_s * 1000)
+        number = chance.randrange(len(self._customers))
+        app, name = chance.choice(APPS), f"i{self._ids}"
+        content: dict[str, Any] = {"text": name, "units": chance.choice((1, 1, 1, 2, 3))}
+        if chance.random() < 0.03:
+            content = {"title": "cannot be sent as a text"}
+        ahead_ms = chance.choice((500, 20_000, 600_000, 5 * HOUR_MS, 30 * HOUR_MS, 30 * HOUR_MS))
+        return Delivery(
+            id=f"{app}:{name}:1",
+            intent=name,
+            app=app,
+            customer=self._customers[number],
+            category="ad",
+            priority=chance.choice((3, 3, 6, 9)),
+            channel="sms",
+            account=account,
+            to=address(number),
+            content=msgspec.Raw(msgspec.json.encode(content)),
+            attempt=1,
+            at=rfc3339(now),
+            expires_at=rfc3339(now + ahead_ms),
+        )
+
+    def letters(self, bursts: list[float]) -> list[Letter]:
+        return [
+            self._letter(self._chance.choice(bursts) + self._chance.choice((0.3, 10.0, 900.0)))
+            for _ in range(self._chance.randint(0, 5))
+        ]
+
+    def _letter(self, at_s: float) -> Letter:
+        chance = self._chance
+        self._letters += 1
+        out = chance.random() < 0.5
+        inbound = ProviderInbound(
+            id=f"mo{self._letters}",
+            sender=address(chance.randrange(len(self._customers) + 1)),
+            content={"text": "TD" if out else "hello"},
+            at_ms=self._start_ms + int(at_s * 1000),
+            opt_out=out,
+        )
+        return Letter(at_s, chance.choice(self._names), inbound)
+
+
+def address(number: int) -> str:
+    """Of a customer."""
+    return f"+86138{number:08}"
+
+
+# ---- what goes wrong -----------------------------------------------------------------------------
+
+
+def _faults(chance: random.Random) -> dict[tuple[str, int], str]:
+    plan = {}
+    for _ in range(chance.choice((0, 3, 6, 10))):
+        kind = chance.choice(("commit", "commit", "submit", *REQUEST_FAULTS))
+        place = chance.randint(1, COUNTS.get(kind, 10))
+        plan[kind, place] = chance.choice(REQUEST_FAULTS[kind])
+    return plan
+
+
+def _troubles(chance: random.Random, bursts: list[float]) -> list[Trouble]:
+    """Mostly while much is going on."""
+    lasting = {"down": (0.5, 60), "full": (0.5, 60), "pause": (0.3, 30), "refused": (5, 600),
+               "unlinked": (0.5, 600)}  # fmt: skip
+    kinds = ("kill", "stop", "two-owners", "two-owners", "move", "gap", "reload", *lasting)
+    troubles = []
+    for _ in range(chance.choice((0, 2, 4, 7))):
+        kind = chance.choice(kinds)
+        at_s = chance.choice(bursts) + chance.choice((0.0, 0.003, 0.02, 0.5, 5.0, 2000.0))
+        shortest, longest = lasting.get(kind, (0, 0))
+        lasts_s = chance.uniform(shortest, chance.choice((2 * shortest, longest)))
+        troubles.append(Trouble(at_s, kind, chance.randrange(24), lasts_s))
+    return sorted(troubles)
+
+
+def _bounds(chance: random.Random) -> dict[str, int]:
+    """Some bounds made so small that a scenario meets them."""
+    small = {
+        "BODIES_KEPT": (1, 3),
+        "WAITING_MAX": (4,),
+        "HAND_OVER_TURN": (1, 3),
+        "ENDED_TURN": (1,),
+        "LETTERS_TURN": (1, 3),
+        "MESSAGES_TURN": (1,),
+        "OUTBOX_TURNS": (1, 4),
+        "FETCHES": (1,),
+        "TURN_STATE_BYTES": (1, 1_000),
+        "WAKES_PER_TURN": (1, 2),
+    }
+    bounds = {name: chance.choice(v) for name, v in small.items() if chance.random() < 0.25}
+    bounds["SNAPSHOT_LOG_BYTES"] = chance.choice((1, 2_000, 9_000, limits.SNAPSHOT_LOG_BYTES))
+    return bounds
