@@ -256,7 +256,10 @@ def _check(account: AccountConfig, place: str) -> None:
     kind = PROVIDERS[account.provider]
     if account.channel != kind.channel:
         raise ConfigError(f"{place}: provider {account.provider} serves channel {kind.channel}")
-    kind.check(account)
+    try:
+        kind.check(account)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}") from error
 
 
 def _check_together(accounts: list[AccountConfig]) -> None:
