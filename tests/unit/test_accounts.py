@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from actors.account import BODIES_KEPT
 from actors.account_runner import AccountRunner
 from channels.accounts import AccountConfig, BreakerTable, LimitsTable, OptOutTable
 from channels.provider import Answer, Link, ProviderInbound, ProviderReceipt, Submission
@@ -190,6 +191,15 @@ async def test_several_for_one_customer_at_once(bench: Bench) -> None:
     bench.providers["sms"].events.link(Link(10))
     await bench.until(lambda: len(bench.told()) == 3)
     assert [id for _, id in bench.log] == ["shop:a:1", "shop:b:1", "shop:c:1"]
+
+
+@scene(window=64)
+async def test_more_than_is_kept_in_memory_waits_and_leaves(bench: Bench) -> None:
+    ids = [f"n{i:04}" for i in range(BODIES_KEPT + 300)]
+    for start in range(0, len(ids), 100):
+        bench.deliver(*ids[start : start + 100])
+    await bench.until(lambda: len(bench.told()) == len(ids))
+    assert sorted(id for _, id in bench.log) == [f"shop:{id}:1" for id in ids]
 
 
 @scene(config(limits=LimitsTable(account=["5/s"])))
