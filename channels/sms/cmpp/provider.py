@@ -29,13 +29,14 @@ from channels.sms.cmpp.config import CmppConfig
 from channels.sms.cmpp.inbox import METRIC, Inbox
 from channels.sms.cmpp.layout import CmppError, UnencodableError
 from channels.sms.cmpp.messages import V20, V30, Deliver, Submit, SubmitResp
-from channels.sms.cmpp.results import VERSION_TOO_HIGH, verdict_of
+from channels.sms.cmpp.results import STAT_CHARS, VERSION_TOO_HIGH, verdict_of
 from channels.sms.cmpp.session import LostError, RefusedError, Session
 from channels.sms.message import Sms, SmsConfig
 from channels.sms.numbers import national
 from channels.sms.segments import Concat, Segment
 from hub.clock import Clock
 from hub.contract.types import Delivery
+from hub.errors import ConfigError
 
 CODINGS: Final = (Coding.ASCII, Coding.UCS2)
 """Tried in this order unless the account names others (GBK is for carriers that want it)."""
@@ -93,7 +94,7 @@ class CmppProvider:
         chance: random.Random,
     ) -> None:
         """`chance` draws the jitter of reconnecting. Raises ConfigError."""
-        self._sms = Sms(sms_config, codings=FORMATS, concats=(Concat.UDH8, Concat.UDH16))
+        self._sms = _sms(sms_config)
         self._config = config
         self._events = events
         self._clock = clock
@@ -332,3 +333,22 @@ class CmppProvider:
     def delivered(self, session: Session, sequence: int, deliver: Deliver) -> None:
         """A status report or a customer's message."""
         self._inbox.take(session, sequence, deliver)
+
+
+def check(config: CmppConfig, sms_config: SmsConfig) -> None:
+    """What the types of a configuration cannot say. Raises ConfigError, which names the key."""
+    _sms(sms_config)
+    if config.reconnect_max_s < config.reconnect_min_s:
+        raise ConfigError(
+            "reconnect_max_s: must not be below reconnect_min_s", key="reconnect_max_s"
+        )
+    for result in config.results:
+        if not (result.isascii() and result.isdecimal() and result == str(int(result)) != "0"):
+            raise ConfigError('results: write numbers above 0 as "132"', key="results")
+    for stat in config.stats:
+        if not stat or stat != stat.strip().upper() or len(stat) > STAT_CHARS:
+            raise ConfigError('stats: write them in capitals, as "MK" or "MK:0005"', key="stats")
+
+
+def _sms(config: SmsConfig) -> Sms:
+    return Sms(config, codings=FORMATS, concats=(Concat.UDH8, Concat.UDH16))

@@ -98,6 +98,8 @@ class Fate(Struct, frozen=True):
     known: bool = True
 
 
+STAT_CHARS: Final = 7
+"""Its field's width."""
 _DELIVERED: Final = Fate("delivered")
 _UNKNOWN: Final = Fate("unknown")
 _FAILED: Final = Fate("failed", "provider")
