@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
+from actors.account_effects import Effects
 from actors.account_gate import OPEN_AHEAD_MS, Gate
 from actors.account_queue import Entry, Queue
 from actors.account_state import (
@@ -39,10 +39,12 @@ from actors.account_state import (
 from channels.accounts import AccountConfig
 from channels.provider import Answer, Link, Prepared, Submission, Unsendable
 from hub.contract.types import Delivery, FailureClass, ReceiptStatus
-from hub.policy.state import STATUS
+from hub.policy.state import FAILED, STATUS
 
 BODIES_KEPT = 1_024
 """Bodies of waiting deliveries that an account keeps in memory; others are read again."""
+FETCH_AHEAD = 256
+"""Bodies an account asks for before it has claimed what they belong to: a full array."""
 WAITING_MAX = 200_000
 """Deliveries that may wait for one account. More are given back as `failed`, class `throttled`, so
 that their conversations go on without it."""
@@ -64,43 +66,6 @@ OWN = "tact"
 """The `app` of what the account itself sends (answers to refusals); nobody is told of it."""
 
 
-class Effects(Protocol):
-    """What an account's decision may cause. Nothing here happens before the turn is committed."""
-
-    @property
-    def full(self) -> bool:
-        """The turn has as much as its log record may hold: the rest is for the next."""
-
-    def load(self, key: str) -> bytes | None:
-        """A packed value of this partition."""
-
-    def store(self, key: str, value: bytes | None) -> None:
-        """Replace or (None) remove one."""
-
-    def wake(self, at_ms: int, key: str) -> None:
-        """Look at an attempt again at this time."""
-
-    def tell(
-        self,
-        delivery: str,
-        attempt: Attempt,
-        status: ReceiptStatus,
-        at_ms: int,
-        failure: FailureClass | None,
-        code: str,
-    ) -> None:
-        """A receipt for the conversation."""
-
-    def fetch(self, account: Account, entry: Entry) -> None:
-        """Read a body again; `loaded()` is called with it."""
-
-    def hand_over(self, entry: Entry, account: str) -> None:
-        """Put the delivery before another account, in the same commit."""
-
-    def count(self, name: str, *labels: str, by: float = 1) -> None:
-        """Add to a metric of `hub.metrics.TABLE`."""
-
-
 class Account:
     """One account, in memory as long as it has something to do.
 
@@ -111,6 +76,7 @@ class Account:
         "_bodies",
         "_doomed",
         "_effects",
+        "_fetching",
         "_prepare",
         "_resend",
         "_soon_units",
@@ -147,6 +113,8 @@ class Account:
         self._prepare = prepare
         self._resend = resend
         self._bodies = 0
+        self._fetching = 0
+        """Bodies that are asked for."""
         self.claimed: list[Entry] = []
         """Claimed in this turn, to depart after its commit."""
         self.overdue: list[Entry] = []
@@ -206,6 +174,7 @@ class Account:
     def loaded(self, entry: Entry, delivery: Delivery | None, now: int) -> None:
         """The body that was asked for; None when the ledger no longer has it."""
         entry.fetching = False
+        self._fetching -= 1
         if entry.id not in self.queue.by_id:
             pass  # it expired meanwhile
         elif delivery is None:
@@ -246,6 +215,8 @@ class Account:
             if wait_ms > now:
                 self.next_ms = min(self.next_ms, wait_ms)
                 break
+            if entry.delivery is None and self._fetching >= FETCH_AHEAD:
+                break  # it goes on when one is loaded
             self._claim(entry, now)
         else:
             self.next_ms = min(self.next_ms, self.queue.next_ms())
@@ -259,9 +230,7 @@ class Account:
             self._end(entry.id, attempt, "failed", now, "expired", "")
             return
         if entry.delivery is None:
-            entry.fetching = True
-            self.queue.hold(entry)
-            self._effects.fetch(self, entry)
+            self._fetch(entry)
             return
         if entry.prepared is None and not self._made_ready(entry, now):
             return
@@ -286,6 +255,13 @@ class Account:
         self._soon_units += attempt.units
         self.claimed.append(entry)
         self._effects.store(attempt_key(entry.id), pack(attempt))
+
+    def _fetch(self, entry: Entry) -> None:
+        """Have its body read again; nothing else of its conversation leaves meanwhile."""
+        entry.fetching = True
+        self._fetching += 1
+        self.queue.hold(entry)
+        self._effects.fetch(self, entry)
 
     def _recall(self, recipient: str, now: int) -> None:
         """What the limits per recipient have counted, if a former owner did."""
@@ -464,6 +440,9 @@ class Account:
         self, delivery: str, attempt: Attempt, now: int, entry: Entry | None = None
     ) -> None:
         """It may have been sent. Again only under a key by which the provider removes repeats."""
+        if attempt.told >= FAILED:  # it was: receipts that knew our id have said the last word
+            self._linger(delivery, attempt, now)
+            return
         if self._resend:
             attempt.tries += 1
             self._return_unknown(delivery, attempt, now, entry)
@@ -529,9 +508,7 @@ class Account:
                 return
             handed += 1
             if entry.delivery is None:
-                entry.fetching = True
-                self.queue.hold(entry)
-                self._effects.fetch(self, entry)
+                self._fetch(entry)
             elif entry.delivery.via is None:
                 self._forget(entry)
                 self._effects.store(attempt_key(entry.id), None)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 from typing import Protocol
 
-from actors.account import OWN, Account, Effects
+from actors.account import OWN, Account
+from actors.account_effects import Effects
 from actors.account_queue import Entry
 from actors.account_state import (
     ACCEPTED,
