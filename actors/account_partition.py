@@ -20,7 +20,6 @@ from actors.account_receipts import EARLY_KEPT_MS, forget_ids
 from actors.account_state import (
     ACCEPTED,
     DONE,
-    OPEN,
     STATE_NAMES,
     UNKNOWN,
     WAITING,

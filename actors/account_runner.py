@@ -289,6 +289,7 @@ class AccountRunner:
     ) -> None:
         """Take back what has not left, wait for answers, end the connection."""
         account.take_back(self._clock.now_ms())
+        self._leaving.pop(account.name, None)
         provider, mailbox = self._providers.pop(account.name)
         await provider.stop(drain_s)
         self._hear()

@@ -86,6 +86,9 @@ class AccountHistory(Struct, kw_only=True, dict=True):
     """All deliveries of LEDGER, those handed from account to account included."""
     published: list[Published] = field(default_factory=list)
     """INTAKE: what accounts told of deliveries and customers."""
+    decided: list[tuple[str, str]] = field(default_factory=list)
+    """(delivery, status) as the logs say they are to be told. Where nobody reads the logs what
+    INTAKE has stands for it, which is in that order unless publishing has failed meanwhile."""
     openings: list[Opening] = field(default_factory=list)
     limits: list[LimitRule] = field(default_factory=list)
     keyed: frozenset[str] = frozenset()

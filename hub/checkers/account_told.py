@@ -15,24 +15,25 @@ RANKS = {"unknown": 1, "sent": 2, "failed": 3, "delivered": 4, "read": 5}
 class EveryDeliveryEnds:
     """Of every delivery its conversation is told something, and what is told only moves forward.
 
-    Of a delivery nothing is told twice, but that INTAKE may hold a repeat of the same words.
+    Nothing is decided to be told twice; INTAKE may hold a repeat of the same words.
     """
 
     promise = "every-delivery-ends"
 
     def check(self, history: AccountHistory) -> list[Violation]:
         found = []
+        decided: dict[str, list[int]] = {}
+        for delivery, status in history.decided:
+            decided.setdefault(delivery, []).append(RANKS[status])
         newest = {handed.delivery.id: handed for handed in history.handed}
         for id, handed in newest.items():
-            ranks: list[int] = []
-            for each in history.told.get(id, ()):
-                assert isinstance(each.message, Receipt)
-                rank = RANKS[each.message.status]
-                if rank not in ranks:
-                    ranks.append(rank)
-            if not ranks:
+            told = [RANKS[_status(each)] for each in history.told.get(id, ())]
+            ranks = decided.get(id, list(dict.fromkeys(told)))
+            if not told:
                 found.append(about_handed(self.promise, "never-told", handed))
-            if any(later < earlier for earlier, later in pairwise(ranks)):
+            elif set(told) != set(ranks):
+                found.append(about_handed(self.promise, "decided-and-not-told", handed))
+            if any(later <= earlier for earlier, later in pairwise(ranks)):
                 found.append(about_handed(self.promise, "told-backwards", handed))
         return found
 

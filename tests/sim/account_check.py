@@ -67,6 +67,7 @@ def history_of(world: AccountWorld) -> AccountHistory:
             for m in world.streams.intake
             for index, message in enumerate(decode(m.lane, m.source, m.payload, m.packed))
         ],
+        decided=world.decided,
         openings=world.openings,
         limits=world.rules,
         keyed=frozenset(n for n, manner in world.scenario.manners.items() if manner.resend),

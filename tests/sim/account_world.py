@@ -119,6 +119,7 @@ class AccountWorld:
         self.openings: list[Opening] = []
         self.confirmed: list[Confirmed] = []
         self.heard: list[Heard] = []
+        self.decided: list[tuple[str, str]] = []
         self._outboxed: set[str] = set()
         """Ids of what the logs say will be told to INTAKE."""
         self._early: dict[str, list[Report]] = {}
@@ -240,10 +241,16 @@ class AccountWorld:
             if key.startswith("a:"):
                 self._attempt(number, stored.sequence, key[2:], packed)
             elif key.startswith("o:") and packed is not None:
-                self._outboxed.update(one.message_id for one in unpack_outbound(packed))
+                for one in unpack_outbound(packed):
+                    self._outboxed.add(one.message_id)
+                    if one.lane == "receipt":
+                        delivery, _, status = one.message_id.rpartition("/")
+                        self.decided.append((delivery, status))
             elif key.startswith("p:") and packed is not None:
                 for report in self._early.pop(key, ()):
                     self._counts(key.split(":", 2)[1], report, unpack_part(packed), number)
+            elif key.startswith("q:") and packed is None and f"p:{key[2:]}" not in record.states:
+                self._early.pop(f"p:{key[2:]}", None)  # it came too early, and is forgotten
 
     def _check_chain(self, number: int, sequence: int, record: Any) -> None:
         """Each record follows the one before it, and nothing ever goes back."""
@@ -319,8 +326,10 @@ class AccountWorld:
 
     async def _dispatch(self, dispatch: Dispatch) -> None:
         await asyncio.sleep(dispatch.at_s - self.loop.time())
-        while self.streams.full or self.network.down:
-            await asyncio.sleep(0.5)  # noqa: ASYNC110 - it is looked at, as a client does
+        for _ in range(1_000):
+            if not self.streams.full and not self.network.down:
+                break
+            await asyncio.sleep(0.5)
         some = dispatch.deliveries
         payload = msgspec.json.encode(some if len(some) > 1 else some[0])
         number = account_partition(some[0].account, self.scenario.partitions)

@@ -168,6 +168,14 @@ def told_backwards(history: AccountHistory) -> None:
     history.published.insert(0, receipt(0, "a", "delivered"))
 
 
+def decided_backwards(history: AccountHistory) -> None:
+    history.decided = [("shop:a:1", "sent"), ("shop:a:1", "delivered"), ("shop:a:1", "sent")]
+
+
+def not_told(history: AccountHistory) -> None:
+    history.decided = [("shop:a:1", status) for status in ("sent", "delivered", "read")]
+
+
 def receipt_lost(history: AccountHistory) -> None:
     history.confirmed.append(Confirmed(START_MS, "main", "shop:b:1", 0, 1, "failed"))
 
@@ -191,6 +199,8 @@ PLANTED: dict[Callable[[AccountHistory], None], str] = {
     handed_over_out_of_order: "leaves-in-order: handed-over-before-its-predecessor",
     never_told: "every-delivery-ends: never-told",
     told_backwards: "every-delivery-ends: told-backwards",
+    decided_backwards: "every-delivery-ends: told-backwards",
+    not_told: "every-delivery-ends: decided-and-not-told",
     receipt_lost: "receipts-count: receipt-without-effect",
     message_lost: "replies-are-kept: confirmed-and-not-stored",
     refusal_lost: "replies-are-kept: refusal-without-do-not-disturb",
