@@ -43,8 +43,9 @@ from hub.policy.state import FAILED, STATUS
 
 BODIES_KEPT = 1_024
 """Bodies of waiting deliveries that an account keeps in memory; others are read again."""
-FETCH_AHEAD = 256
-"""Bodies an account asks for before it has claimed what they belong to: a full array."""
+FETCH_AHEAD = BODIES_KEPT // 2
+"""Bodies an account asks for at once: enough that it seldom waits for them, and what is urgent and
+comes meanwhile is still kept."""
 WAITING_MAX = 200_000
 """Deliveries that may wait for one account. More are given back as `failed`, class `throttled`, so
 that their conversations go on without it."""
