@@ -49,7 +49,7 @@ class _Simulation:
         pass
 
     def run_wakes(self, until: int | None) -> None:
-        """Decide what is due, each at its time, up to `until`; None: until nothing is held."""
+        """Decide what is due, each at its time, up to `until`; None: until nothing waits."""
         while self.wakes and (until is None or self.wakes[0][0] <= until):
             at, key = heapq.heappop(self.wakes)
             if self.states[key].wake != at:

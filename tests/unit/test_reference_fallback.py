@@ -15,6 +15,7 @@ from tests.support.told import (
     inbound,
     intent,
     receipt,
+    window,
 )
 
 TIMED = CATEGORIES.replace(
@@ -128,6 +129,25 @@ def test_a_held_fallback_that_may_not_go_after_all_fails(told: Told):
     assert told(TALK, *start, inbound("11-21 08:20"))[1:] == [
         held,
         "11-21 08:31 a failed wecom [talk hold 11-21 08:50]",
+    ]
+
+
+@by_both
+def test_a_spread_rule_that_once_blocked_the_intent_goes_on_blocking_its_fallback(told: Told):
+    quiet = window("21:00", "08:00", 'channels = ["push", "sms"]\nspread = "7h"')
+    lines = told(
+        quiet.replace('"hold"', '"next"'),
+        wide("11-20 22:00", "a", route=["push", "wecom", "sms"]),
+        receipt("11-21 08:00", "a", "failed"),
+        wide("11-21 08:00", "b", route=["sms"]),
+    )
+    ready = lines[0].partition(" next ")[2].rstrip("]")
+    assert ready > "11-21 08:00"
+    assert lines == [
+        f"11-20 22:00 a dispatched wecom [q next {ready}]",
+        f"11-21 08:00 a held sms [q next {ready}] > {ready} (wecom failed: provider)",
+        "11-21 08:00 b dispatched sms",
+        f"{ready} a dispatched sms as shop:a:2 (wecom failed: provider)",
     ]
 
 
