@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 
 from actors.account_effects import Effects
-from actors.account_gate import OPEN_AHEAD_MS, Gate
+from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate
 from actors.account_queue import Entry, Queue
 from actors.account_state import (
     ACCEPTED,
@@ -119,13 +119,12 @@ class Account:
         self.claimed: list[Entry] = []
         """Claimed in this turn, to depart after its commit."""
         self.overdue: list[Entry] = []
-        """Claimed, and expired before they could leave."""
+        """Claimed, and not left before they expired, or before the claim was good no longer."""
         self._soon_units = 0
         """Of what is claimed and has not left."""
         self._doomed: deque[str] = deque()
         """What waits and would expire before a used-up limit lets it go."""
-        used = effects.load(account_key(config.name))
-        self.gate = Gate(config, b"" if used is None else unpack_account(used).quota, now)
+        self.gate = Gate(config, self._used(), now)
 
     @property
     def config(self) -> AccountConfig:
@@ -163,6 +162,7 @@ class Account:
     def restore(self, delivery: str, attempt: Attempt, now: int) -> None:
         """An attempt found in the ledger by a new owner."""
         if attempt.state == OPEN:
+            self.gate.settle(self._used(), now)
             self._lost_sight(delivery, attempt, now)
         elif attempt.state == WAITING:
             entry = Entry(delivery, attempt, None)
@@ -171,6 +171,11 @@ class Account:
                 self.queue.postpone(entry, attempt.wake_ms)
         if attempt.state != DONE and attempt.expires_ms and attempt.state == WAITING:
             self._effects.wake(attempt.expires_ms, attempt_key(delivery))
+
+    def _used(self) -> bytes:
+        """What was written down of the long limits."""
+        packed = self._effects.load(account_key(self.name))
+        return b"" if packed is None else unpack_account(packed).quota
 
     def loaded(self, entry: Entry, delivery: Delivery | None, now: int) -> None:
         """The body that was asked for; None when the ledger no longer has it."""
@@ -303,8 +308,11 @@ class Account:
         for entry in self.overdue:
             attempt = entry.attempt
             self.gate.returned(attempt, entry.quota_ms)
-            self._close(entry)
-            self._end(entry.id, attempt, "failed", now, "expired", "")
+            if attempt.expires_ms and attempt.expires_ms <= now:
+                self._close(entry)
+                self._end(entry.id, attempt, "failed", now, "expired", "")
+            else:
+                self._again(entry, now, 0)
         self.overdue.clear()
 
     def _store_quota(self, now: int) -> None:
@@ -328,7 +336,7 @@ class Account:
         while self.departing and self.gate.link.window > 0:
             entry = self.departing[0]
             attempt = entry.attempt
-            if 0 < attempt.expires_ms <= now:
+            if 0 < attempt.expires_ms <= now or attempt.opened_ms + CLAIM_MS <= now:
                 self.overdue.append(self.departing.popleft())
                 self._soon_units -= attempt.units
                 continue
@@ -351,6 +359,7 @@ class Account:
 
     def take_back(self, now: int) -> None:
         """What is claimed and has not left waits again: the connection is gone, or we stop."""
+        self._drop_overdue(now)
         for entry in [*self.departing, *self.claimed]:
             attempt = entry.attempt
             self.gate.returned(attempt, entry.quota_ms)
@@ -382,6 +391,9 @@ class Account:
         elif answer.kind == "unknown":
             self._close(entry)
             self._lost_sight(delivery, attempt, now, entry)
+        elif attempt.told >= FAILED:  # a receipt was faster, and has said the last word
+            self._close(entry)
+            self._linger(delivery, attempt, now)
         else:
             self._refused(entry, answer, now)
         return entry

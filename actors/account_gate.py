@@ -16,6 +16,10 @@ from channels.provider import Answer, Link
 OPEN_AHEAD_MS = 50.0
 """Attempts are claimed this long before their departure: a commit takes less, so that departures
 are on time although each is durable first."""
+CLAIM_MS = 2_000.0
+"""A claim is good for this long: what has not left by then is claimed anew. So a host that stood
+still, and was replaced in the meantime, puts nothing on the wire afterwards; and an owner that
+finds claims of another waits as long before it sends, and counts them as having left then."""
 BLOCKED_LOOK_MS = 60_000.0
 """A limit that is used up is asked again at least this often: clocks are set."""
 
@@ -25,6 +29,7 @@ class Gate:
     and link of one account."""
 
     __slots__ = (
+        "_settled_ms",
         "blocked_by",
         "blocked_ms",
         "breaker",
@@ -52,6 +57,7 @@ class Gate:
             self.quota.load(used, now)
         self.breaker = Breaker(_breaker_settings(config))
         self.breaker.link(False, now)
+        self._settled_ms = 0.0
         self.unsaved = False
         """The long limits have counted something that is not written down."""
         self._look_at(limits)
@@ -74,6 +80,18 @@ class Gate:
         self.counts = any(limit.window_ms > SHORT_MS or limit.calendar for limit in limits)
         """Whether there is anything to remember."""
         self.counts_recipients = any(limit.per == "recipient" for limit in limits)
+
+    def settle(self, used: bytes, now: int) -> None:
+        """A former owner has left claims, and may still be there."""
+        until = now + CLAIM_MS
+        if self._settled_ms >= until:
+            return
+        self._settled_ms = until
+        self.pacer.pause("account", "", until)
+        self.pacer.restarted(until)
+        if used:
+            self.quota = Quota(limits_of(self.config), self.config.timezone)
+            self.quota.load(used, until)
 
     # ---- asking ----------------------------------------------------------------------------------
 

@@ -372,8 +372,9 @@ class AccountRunner:
         now = self._clock.now_ms()
         self._hear()
         for account, entry, delivery in self._bodies.take():
-            account.loaded(entry, delivery, now)
-            self._dirty[account.name] = account
+            if self._partition_of(account) is not None:  # else it was replaced meanwhile
+                account.loaded(entry, delivery, now)
+                self._dirty[account.name] = account
         for partition in self.partitions.values():
             if partition.restoring:
                 partition.restore(partial(self._account, partition), now)

@@ -164,7 +164,7 @@ def _limits(chance: random.Random) -> LimitsTable:
 
 
 def _reloaded(chance: random.Random, accounts: list[AccountConfig]) -> list[AccountConfig]:
-    """Other limits, another connection, or gone."""
+    """Other limits, another connection, or gone; one stays, for a channel without any is not ours."""
     later = []
     for account in accounts:
         how = chance.choice(("limits", "limits", "settings", "same", "gone"))
@@ -172,7 +172,7 @@ def _reloaded(chance: random.Random, accounts: list[AccountConfig]) -> list[Acco
             account = replace(account, limits=_limits(chance))
         elif how == "settings":
             account = replace(account, settings={"version": 2})
-        if how != "gone":
+        if how != "gone" or not (later or account is not accounts[-1]):
             later.append(account)
     names = {account.name for account in later}
     return [
