@@ -190,7 +190,8 @@ class History:
     ) -> None:
         self.published = published
         self.outcomes = outcomes
-        self.deliveries = deliveries
+        self.deliveries = [each for each in deliveries if each.delivery.via is None]
+        """Those decided by conversations: not what one account has handed over to another."""
         self.policies: Mapping[str, PolicyDocument] = {
             policy_version(document): document for document in policies
         }

@@ -141,6 +141,14 @@ def test_a_repeat_a_day_later_is_no_new_life_when_it_is_a_fallback():
     assert check_all(recorder.history()) == []
 
 
+def test_a_delivery_that_an_account_hands_over_is_no_second_one():
+    recorder = failing()
+    handed = recorder.handed[1]
+    passed_on = replace(handed.delivery, account="spare", via=handed.delivery.account)
+    again = [*recorder.handed, replace(handed, delivery=passed_on)]
+    assert check_all(altered(recorder, handed=again)) == []
+
+
 # ---- causes ------------------------------------------------------------------------------------
 
 
