@@ -506,27 +506,37 @@ class Account:
         """While it cannot work: what waits goes to the other account, in its order.
 
         Not what a provider may have, or has parts of, nor what was handed over before: that waits
-        here.
+        here. A conversation with something unanswered, or a body to be read, goes after that.
         """
         target = self.config.failover
         assert target is not None
+        self.take_back(now)
         handed = 0
-        for entry in sorted(self.queue, key=lambda entry: entry.order):
-            if entry.attempt.ids or entry.fetching or entry.attempt.app == OWN:
+        reading: set[str] = set()
+        for entry in self.queue.idle():
+            customer = entry.attempt.customer
+            if customer in reading or self._stays(entry.attempt):
                 continue
-            if entry.attempt.unsure and self.config.duplicates != "allow":
-                continue
-            if handed >= HAND_OVER_TURN:
+            if handed >= HAND_OVER_TURN or self._effects.full:
                 self.next_ms = now
                 return
             handed += 1
             if entry.delivery is None:
-                self._fetch(entry)
-            elif entry.delivery.via is None:
+                reading.add(customer)
+                entry.fetching = True
+                self.queue.hold(entry)
+                self._effects.fetch(self, entry)
+            else:
                 self._forget(entry)
                 self._effects.store(attempt_key(entry.id), None)
                 self._effects.hand_over(entry, target)
                 self._effects.count("tact_handed_over_total", self.name)
+
+    def _stays(self, attempt: Attempt) -> bool:
+        """Another account may not have it."""
+        if attempt.handed or attempt.app == OWN or any(attempt.ids):
+            return True
+        return attempt.unsure and self.config.duplicates != "allow"
 
     # ---- ends ------------------------------------------------------------------------------------
 

@@ -404,6 +404,7 @@ def attempt_of(delivery: Delivery, sequence: int, place: int, expires_ms: int) -
         sequence=sequence,
         place=place,
         expires_ms=expires_ms,
+        handed=delivery.via is not None,
     )
 
 

@@ -153,6 +153,11 @@ class Queue:
         del self.by_id[entry.id]
         self._place(entry.attempt.customer, line)
 
+    def idle(self) -> list[Entry]:
+        """What waits in conversations that have nothing on its way, in the order decided."""
+        idle = (line for line in self._lines.values() if not line.busy)
+        return sorted((e for line in idle for e in line.entries), key=lambda entry: entry.order)
+
     def __iter__(self) -> Iterator[Entry]:
         """Everything that waits, in no order."""
         yield from self.by_id.values()

@@ -58,6 +58,8 @@ class Attempt(Struct, array_like=True):
     unsure: bool = False
     """It left before and nobody knows what became of that: again only to the same provider, or
     where duplicates are allowed."""
+    handed: bool = False
+    """It was handed over to this account, and is not handed on."""
 
 
 class Part(Struct, array_like=True, frozen=True):

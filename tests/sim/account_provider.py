@@ -217,8 +217,8 @@ class ModelProvider:
         if self._process is not None and not self._process.alive:
             return  # a killed process does nothing, whatever its timers say
         carrier = self.carrier
-        if self._stopped or not self.told:
-            carrier.broken.append(f"submitted without a connection: {submission.delivery}")
+        if self._stopped:
+            carrier.broken.append(f"submitted after the end: {submission.delivery}")
         if submission.delivery in self._waiting:
             carrier.broken.append(f"submitted while unanswered: {submission.delivery}")
         fault = carrier.network.faults.draw("submit")
@@ -227,6 +227,9 @@ class ModelProvider:
             return
         chance = carrier.chance_of(submission.delivery)
         how = self._how(chance)
+        if not self.told:  # the account has not heard of it yet
+            how = "not left"
+            carrier.happened["submitted as the link was lost"] += 1
         if how == "not left":
             self._waiting[submission.delivery] = submission, []
             self._answer_later(chance, submission, Answer("retry"))
