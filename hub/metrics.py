@@ -29,7 +29,7 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tact_suppressed_by_rule_total": ("counter", "Times a rule suppressed an intent", ("rule",)),
     "tact_rejected_total": ("counter", "Inputs rejected, by lane", ("lane",)),
     "tact_ignored_total": ("counter", "Inputs that rightly change nothing", ("what",)),
-    "tact_held": ("gauge", "Conversations with held intents", ()),
+    "tact_held": ("gauge", "Conversations with intents held, or that may fall back", ()),
     "tact_conversations": ("gauge", "Conversations known", ()),
     "tact_partitions": ("gauge", "Partitions owned", ()),
     "tact_decision_seconds": ("histogram", "Acknowledged by the stream to committed", ("lane",)),
