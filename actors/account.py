@@ -119,7 +119,8 @@ class Account:
         self.claimed: list[Entry] = []
         """Claimed in this turn, to depart after its commit."""
         self.overdue: list[Entry] = []
-        """Claimed, and not left before they expired, or before the claim was good no longer."""
+        """Claimed, and not left before they expired, or failed by the receipt of a part that was
+        taken earlier, or before the claim was good no longer."""
         self._soon_units = 0
         """Of what is claimed and has not left."""
         self._doomed: deque[str] = deque()
@@ -244,7 +245,7 @@ class Account:
             self._recall(attempt.recipient, now)
         ready = self.gate.quota_ready(attempt, now)
         if ready.at_ms > now:
-            if attempt.expires_ms and ready.at_ms >= attempt.expires_ms:
+            if ready.at_ms >= (attempt.expires_ms or math.inf):
                 self._forget(entry)
                 self._end(entry.id, attempt, "failed", now, "throttled", ready.limit)
             elif ready.scope == "account":
@@ -308,7 +309,10 @@ class Account:
         for entry in self.overdue:
             attempt = entry.attempt
             self.gate.returned(attempt, entry.quota_ms)
-            if attempt.expires_ms and attempt.expires_ms <= now:
+            if attempt.told >= FAILED:
+                self._close(entry)
+                self._linger(entry.id, attempt, now)
+            elif attempt.expires_ms and attempt.expires_ms <= now:
                 self._close(entry)
                 self._end(entry.id, attempt, "failed", now, "expired", "")
             else:
@@ -336,7 +340,8 @@ class Account:
         while self.departing and self.gate.link.window > 0:
             entry = self.departing[0]
             attempt = entry.attempt
-            if 0 < attempt.expires_ms <= now or attempt.opened_ms + CLAIM_MS <= now:
+            late = 0 < attempt.expires_ms <= now or attempt.opened_ms + CLAIM_MS <= now
+            if late or attempt.told >= FAILED:
                 self.overdue.append(self.departing.popleft())
                 self._soon_units -= attempt.units
                 continue
@@ -534,7 +539,7 @@ class Account:
 
     def _stays(self, attempt: Attempt) -> bool:
         """Another account may not have it."""
-        if attempt.handed or attempt.app == OWN or any(attempt.ids):
+        if attempt.handed or attempt.app == OWN or attempt.told or any(attempt.ids):
             return True
         return attempt.unsure and self.config.duplicates != "allow"
 

@@ -138,6 +138,7 @@ class Gate:
     def returned(self, attempt: Attempt, claimed_ms: float) -> None:
         """What was claimed at that time will not leave."""
         self.quota.give_back(attempt.app, attempt.recipient, attempt.units, claimed_ms)
+        self.blocked_ms = 0.0  # by what is given back, maybe: it is asked again
         self.unsaved = self.counts
         self.breaker.unsent()
 

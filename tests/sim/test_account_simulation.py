@@ -7,15 +7,28 @@ Run more of them: TACT_SEEDS=10000 pytest tests/sim -k account_seeds
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
 
+from actors import account as account_module
+from actors import window
+from actors.account import Account
+from actors.account_gate import Gate
+from actors.account_io import Outbox
+from actors.account_partition import AccountPartition, TurnChanges
+from actors.account_queue import Entry, Queue
+from actors.account_runner import AccountRunner
+from actors.account_state import OPEN, WAITING, Attempt, attempt_key, pack
+from actors.pacer import Pacer
+from actors.quota import Quota
 from tests.sim.account_check import (
     account_events,
     account_fingerprint,
@@ -107,3 +120,177 @@ def test_an_account_seed_gives_the_same_bytes_twice(seed: int):
         for hash_seed in ("1", "2")
     }
     assert prints == {account_fingerprint(simulate_accounts(seed))}
+
+
+# ---- planted bugs --------------------------------------------------------------------------------
+
+
+def submitted_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
+    claim = AccountRunner._claim
+
+    def hasty(self: AccountRunner, now: int) -> None:
+        claim(self, now)
+        for account in self._leaving.values():
+            account.committed()
+        self._depart()
+
+    patch.setattr(AccountRunner, "_claim", hasty)
+
+
+def open_is_sent_again_after_a_crash(patch: pytest.MonkeyPatch) -> None:
+    restore = Account.restore
+
+    def careless(self: Account, delivery: str, attempt: Attempt, now: int) -> None:
+        attempt.state = WAITING if attempt.state == OPEN else attempt.state
+        restore(self, delivery, attempt, now)
+
+    patch.setattr(Account, "restore", careless)
+
+
+def unknown_is_sent_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Account, "_lost_sight", Account._return_unknown)
+
+
+def claims_are_good_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A host that was replaced goes on with what it had claimed."""
+    patch.setattr(account_module, "CLAIM_MS", math.inf)
+    patch.setattr(Gate, "settle", lambda *_: None)
+
+
+def quota_not_restored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Quota, "load", lambda *_: None)
+
+
+def quota_of_recipients_not_restored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Quota, "recipient_load", lambda *_: False)
+
+
+def quota_forgotten_with_a_reload(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Quota, "configured", lambda _, limits, zone, now: Quota(limits, zone))
+
+
+def pacer_not_restarted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Pacer, "restarted", lambda *_: None)
+
+
+def days_end_at_midnight_of_utc(patch: pytest.MonkeyPatch) -> None:
+    period = window.period
+    patch.setattr(window, "period", lambda zone, unit, at: period("UTC", unit, at))
+
+
+def priority_breaks_the_order(patch: pytest.MonkeyPatch) -> None:
+    add = Queue.add
+
+    def pushy(self: Queue, entry: Entry) -> None:
+        add(self, entry)
+        line = self._lines[entry.attempt.customer]
+        line.entries = deque(sorted(line.entries, key=lambda one: -one.attempt.priority))
+
+    patch.setattr(Queue, "add", pushy)
+
+
+def confirmed_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    gather = AccountRunner._gather
+
+    def hasty(self: AccountRunner) -> None:
+        gather(self)
+        for partition in self.partitions.values():
+            for stored in partition.stored:
+                stored(True)
+            partition.stored.clear()
+
+    patch.setattr(AccountRunner, "_gather", hasty)
+
+
+def outbox_forgotten_too_early(patch: pytest.MonkeyPatch) -> None:
+    until_stored = Outbox._until_stored
+
+    async def hasty(self: Outbox, partition: AccountPartition, key: str) -> None:
+        outbound = partition.unsent[key]
+        partition.settled(key)
+        partition.unsent[key] = outbound
+        await until_stored(self, partition, key)
+
+    patch.setattr(Outbox, "_until_stored", hasty)
+
+
+def handed_over_and_kept(patch: pytest.MonkeyPatch) -> None:
+    hand_over = AccountPartition.hand_over
+
+    def twofold(self: AccountPartition, entry: Entry, account: str) -> None:
+        self.store(attempt_key(entry.id), pack(entry.attempt))
+        hand_over(self, entry, account)
+
+    patch.setattr(AccountPartition, "hand_over", twofold)
+
+
+def handed_over_though_it_may_be_sent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Account, "_stays", lambda _, attempt: attempt.handed)
+
+
+def checkpoint_not_stored(patch: pytest.MonkeyPatch) -> None:
+    init = TurnChanges.__init__
+
+    def forgetful(self: TurnChanges, partition: AccountPartition, outbox: str) -> None:
+        init(self, partition, outbox)
+        self.checkpoint = {}
+
+    patch.setattr(TurnChanges, "__init__", forgetful)
+
+
+def told_again_and_backwards(patch: pytest.MonkeyPatch) -> None:
+    tell = Account.tell
+
+    def talkative(self: Account, delivery: str, attempt: Attempt, *rest: Any) -> bool:
+        attempt.told = 0
+        return tell(self, delivery, attempt, *rest)
+
+    patch.setattr(Account, "tell", talkative)
+
+
+def refusals_are_not_heard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(AccountPartition, "opt_out", lambda *_: None)
+
+
+def wakes_lost_on_recovery(patch: pytest.MonkeyPatch) -> None:
+    begin = AccountPartition.begin
+
+    def sleepy(self: AccountPartition) -> None:
+        begin(self)
+        self.wakes.clear()
+
+    patch.setattr(AccountPartition, "begin", sleepy)
+
+
+BUGS = {
+    submitted_before_it_is_stored: (60, "sent-once: "),
+    open_is_sent_again_after_a_crash: (30, "sent-once: submitted-twice"),
+    unknown_is_sent_again: (10, "sent-once: submitted-twice"),
+    claims_are_good_for_ever: (135, "account-limits: over-a-limit"),
+    quota_not_restored: (60, "account-limits: over-a-limit"),
+    quota_of_recipients_not_restored: (60, "account-limits: over-a-limit"),
+    quota_forgotten_with_a_reload: (60, "account-limits: over-a-limit"),
+    pacer_not_restarted: (100, "account-limits: over-a-limit"),
+    days_end_at_midnight_of_utc: (60, "account-limits: over-a-limit"),
+    priority_breaks_the_order: (10, "leaves-in-order: left-before-its-predecessor"),
+    confirmed_before_the_commit: (10, "confirmed before it was stored"),
+    outbox_forgotten_too_early: (60, "every-delivery-ends: "),
+    handed_over_and_kept: (30, "one-open-attempt: opened-after-it-was-handed-over"),
+    handed_over_though_it_may_be_sent: (30, "sent-once: submitted-twice"),
+    checkpoint_not_stored: (10, "sent-once: submitted-twice"),
+    told_again_and_backwards: (10, "every-delivery-ends: told-backwards"),
+    refusals_are_not_heard: (10, "replies-are-kept: refusal-without-do-not-disturb"),
+    wakes_lost_on_recovery: (20, "not quiet after"),
+}
+"""A planted bug, the number of seeds within which it must be found, and as what."""
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_of_accounts_is_found(bug: Any, monkeypatch: pytest.MonkeyPatch):
+    bug(monkeypatch)
+    within, broken = BUGS[bug]
+    assert any(
+        broken in violation
+        for seed in range(within)
+        for violation in account_violations(simulate_accounts(seed))
+    ), f"not in {within} seeds"
