@@ -1,0 +1,117 @@
+"""What an idle account costs a host: growth of its resident set."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from msgspec.structs import replace
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.send_parts import Bench, Child, bench, deliveries, smpp_account
+from benchmarks.send_rate import Row
+from channels.accounts import AccountConfig, LimitsTable
+from channels.sms.web.gateway import UrlGatewayConfig
+from hub.contract.types import Delivery
+
+ACCOUNTS = 10_000
+CONNECTED = 200
+BINDS_EACH = 50
+"""Connections at one simulator, which takes 64."""
+WANTED_MB = 100
+MB = 1_000_000
+SETTLE_S = 6.0
+"""Idle connections of the HTTP client are closed after 4 s."""
+
+
+async def measure_idle_accounts(console: Console, options: argparse.Namespace) -> list[Row]:
+    """Without a standing connection (provider `url`): configured; started; used once. With one."""
+    console.print(f"[dim]{ACCOUNTS:,} idle accounts …[/dim]")
+    async with bench() as made:
+        configured, started, used = await without_connection(made)
+        connected = await with_connection(made)
+    table = Table(title="Growth of a host's resident set")
+    for heading in ("accounts", "MB", "bytes each"):
+        table.add_column(heading, justify="left" if heading == "accounts" else "right")
+    for what, grown, count in (
+        (f"{ACCOUNTS:,} url, configured", configured, ACCOUNTS),
+        (f"{ACCOUNTS:,} url, started", started, ACCOUNTS),
+        (f"{ACCOUNTS:,} url, each after one SMS", used, ACCOUNTS),
+        (f"{CONNECTED} smpp, connected", connected, CONNECTED),
+    ):
+        table.add_row(what, f"{grown / MB:.1f}", f"{grown / count:,.0f}")
+    console.print(table)
+    return [
+        (
+            f"{ACCOUNTS:,} idle accounts ≤ {WANTED_MB} MB",
+            f"{configured / MB:.1f} MB configured, {started / MB:.1f} started, "
+            f"{used / MB:.1f} after one SMS each",
+            used <= WANTED_MB * MB,
+        )
+    ]
+
+
+async def without_connection(made: Bench) -> tuple[int, int, int]:
+    """Bytes that the accounts add: configured, started as by a callback, and used once."""
+    url = await made.fake_gateway()
+    accounts = [url_account(f"url{number}", url) for number in range(ACCOUNTS)]
+    host = await made.host(accounts[:1])
+    await host.ask("assign", list(range(made.partitions)))
+    await host.ask("provide", [accounts[0].name])
+    await made.store([to_account(accounts[0].name)])
+    await host.until(lambda status: told(status) == 1)
+    before = await resident(host)
+    await host.ask("load", made.pickled(accounts))
+    configured = await resident(host) - before
+    await host.ask("provide", [account.name for account in accounts])
+    await host.until(lambda status: status["linked"] == ACCOUNTS)
+    started = await resident(host) - before
+    await made.store([to_account(account.name) for account in accounts[1:]])
+    await host.until(lambda status: told(status) == ACCOUNTS)
+    await asyncio.sleep(SETTLE_S)
+    used = await resident(host) - before
+    await host.ask("stop")
+    return configured, started, used
+
+
+async def with_connection(made: Bench) -> int:
+    """Bytes that accounts add which hold one bind each."""
+    centres = [await made.simulator(record=False) for _ in range(CONNECTED // BINDS_EACH + 1)]
+    accounts = [
+        smpp_account(centres[number // BINDS_EACH].port, f"smpp{number}")
+        for number in range(CONNECTED + 1)
+    ]
+    host = await made.host(accounts[:1], "connected")
+    await host.ask("assign", list(range(made.partitions)))
+    await host.until(lambda status: status["linked"] == 1)
+    before = await resident(host)
+    await host.ask("load", made.pickled(accounts))
+    await host.until(lambda status: status["linked"] == CONNECTED + 1)
+    grown = await resident(host) - before
+    await host.ask("stop")
+    return grown
+
+
+async def resident(host: Child) -> int:
+    """Resident set of a host, with its garbage collected."""
+    await host.ask("collect")
+    return int((await host.ask("status"))["resident"])
+
+
+def told(status: dict[str, dict[str, int]]) -> int:
+    return status["told"].get("sent", 0)
+
+
+def to_account(name: str) -> Delivery:
+    delivery = next(deliveries(1, name))
+    return replace(delivery, id=f"{delivery.app}:{name}:1", intent=name, customer=f"of-{name}")
+
+
+def url_account(name: str, url: str) -> AccountConfig:
+    settings = UrlGatewayConfig(
+        preset="kannel", url=f"{url}/cgi-bin/sendsms", user="tact", password="secret"
+    )
+    return AccountConfig(
+        name=name, channel="sms", provider="url", settings=settings, limits=LimitsTable()
+    )
