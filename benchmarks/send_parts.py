@@ -238,24 +238,24 @@ def smpp_account(
     )
 
 
-def deliveries(
-    count: int, account: str = "bench", *, priority: int = 3, prefix: str = "d", seed: int = 1
-) -> Iterator[Delivery]:
-    """To customers at random. The text, one segment, names its delivery: the simulator's record
-    then says which it was."""
-    chance, now_ms = random.Random(seed), SystemClock().now_ms()
+def deliveries(count: int, account: str = "bench", *, urgent: bool = False) -> Iterator[Delivery]:
+    """To customers at random; urgent ones to customers for whom nothing else waits.
+
+    The text, one segment, names its delivery: the simulator's record then says which it was.
+    """
+    chance, now_ms = random.Random(1), SystemClock().now_ms()
     at, expires_at = rfc3339(now_ms), rfc3339(now_ms + LIFE_MS)
     for number in range(count):
-        intent = f"{prefix}{number:07d}"
+        intent = f"{'u' if urgent else 'd'}{number:07d}"
         id = f"{APP}:{intent}:1"
-        customer = chance.randrange(CUSTOMERS)
+        customer = CUSTOMERS + number if urgent else chance.randrange(CUSTOMERS)
         yield Delivery(
             id=id,
             intent=intent,
             app=APP,
             customer=f"c{customer:07d}",
-            category="otp" if priority == 9 else "marketing",
-            priority=priority,
+            category="otp" if urgent else "marketing",
+            priority=9 if urgent else 3,
             channel="sms",
             account=account,
             to=f"+86138{customer:08d}",

@@ -129,7 +129,8 @@ async def urgent(options: argparse.Namespace, *, read: bool) -> list[float]:
         host = await made.host([smpp_account(centre.port, window=WINDOW)])
         await host.ask("assign", list(range(made.partitions)))
         if read:
-            await host.until(lambda status: status["waiting"] + total(status) >= options.sms)
+            known = options.sms - 2 * WINDOW  # the others are open, or answered just now
+            await host.until(lambda status: status["waiting"] + total(status) >= known)
         probing = asyncio.create_task(probe(made, options.sms))
         await host.until(lambda status: total(status) >= options.sms)
         probing.cancel()
@@ -155,7 +156,7 @@ def total(status: dict[str, dict[str, int]]) -> int:
 
 async def probe(made: Bench, most: int) -> None:
     """One urgent delivery after the other, each stored by itself."""
-    for delivery in deliveries(most, priority=9, prefix="u", seed=2):
+    for delivery in deliveries(most, urgent=True):
         await made.store([delivery])
         await asyncio.sleep(URGENT_EVERY_S)
 
