@@ -253,6 +253,11 @@ class Account:
             else:
                 self.queue.postpone(entry, min(ready.at_ms, now + 3_600_000.0))
             return
+        soon = self.gate.departure(attempt, now)
+        if soon.scope in ("app", "recipient") and soon.at_ms > now + OPEN_AHEAD_MS:
+            # Claimed now it would hold a place in the window that others could leave by.
+            self.queue.postpone(entry, soon.at_ms - OPEN_AHEAD_MS)
+            return
         self.gate.claimed(attempt, now)
         entry.quota_ms = now
         attempt.state, attempt.opened_ms, attempt.wake_ms = OPEN, now, 0

@@ -211,6 +211,17 @@ async def test_never_over_a_limit(bench: Bench) -> None:
     assert times[-1] - times[0] < 8_000 + 500
 
 
+@scene(config(limits=LimitsTable(recipient=["1/s"])), window=10)
+async def test_what_waits_for_its_number_holds_no_place_of_others(bench: Bench) -> None:
+    for n in range(20):
+        ids = [f"busy{n}-{i}" for i in range(3)]
+        bench.deliver(*ids, customer=f"busy{n}", to=f"+86139000000{n:02d}")
+    bench.deliver(*(f"n{i}" for i in range(40)))
+    await bench.until(lambda: len(bench.told()) == 100)
+    others = [t for t, (_, id) in zip(bench.times, bench.log, strict=True) if ":n" in id]
+    assert len(others) == 40 and others[-1] - bench.times[0] < 1_000
+
+
 @scene()
 async def test_a_slow_down_pauses_once_and_nothing_is_lost(bench: Bench) -> None:
     refused = []
