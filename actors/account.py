@@ -338,10 +338,10 @@ class Account:
 
     # ---- leaving ---------------------------------------------------------------------------------
 
-    def depart(self, now: float, submit: Callable[[Submission], None]) -> float:
+    def depart(self, clock: Callable[[], float], submit: Callable[[Submission], None]) -> float:
         """Put on the wire what is due; returns when the next is (infinite: none is)."""
         later: list[Entry] = []
-        next_ms = math.inf
+        now, next_ms = clock(), math.inf
         while self.departing and self.gate.link.window > 0:
             entry = self.departing[0]
             attempt = entry.attempt
@@ -359,11 +359,12 @@ class Account:
                 continue
             self.departing.popleft()
             self._soon_units -= attempt.units
-            self.gate.departed(attempt, entry.quota_ms, now)
-            entry.quota_ms = entry.left_ms = now
             assert entry.prepared is not None
             accepted = tuple(attempt.ids)
             submit(Submission(entry.id, entry.prepared, attempt.expires_ms, accepted))
+            now = clock()  # counted when it has happened: what held it up is no time between two
+            self.gate.departed(attempt, entry.quota_ms, now)
+            entry.quota_ms = entry.left_ms = now
         self.departing.extendleft(reversed(later))
         return now if self.overdue else next_ms
 

@@ -509,10 +509,9 @@ class AccountRunner:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = self._clock.now_ms()
-        next_ms = math.inf
+        clock, next_ms = self._clock.now_ms, math.inf
         for name, account in list(self._leaving.items()):
-            at = account.depart(now, self._providers[name][0].submit)
+            at = account.depart(clock, self._providers[name][0].submit)
             if account.overdue:
                 self._dirty[name] = account
                 self._look.set()
@@ -520,7 +519,7 @@ class AccountRunner:
                 del self._leaving[name]
             next_ms = min(next_ms, at)
         if next_ms < math.inf:
-            wait_s = max(1, math.ceil(next_ms - now)) / 1000
+            wait_s = max(1, math.ceil(next_ms - clock())) / 1000
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._depart)
 
     # ---- committing ----------------------------------------------------------------------------
