@@ -314,10 +314,7 @@ class Account:
         for entry in self.overdue:
             attempt = entry.attempt
             self.gate.returned(attempt, entry.quota_ms)
-            if attempt.told >= FAILED:
-                self._close(entry)
-                self._linger(entry.id, attempt, now)
-            elif attempt.expires_ms and attempt.expires_ms <= now:
+            if attempt.told >= FAILED or 0 < attempt.expires_ms <= now:
                 self._close(entry)
                 self._end(entry.id, attempt, "failed", now, "expired", "")
             else:
@@ -395,16 +392,13 @@ class Account:
         self.gate.heard(answer, now)
         if answer.kind == "accepted":
             self._accepted(entry, answer, now)
-        elif answer.kind == "failed":
-            failure = answer.failure or "provider"
-            self._close(entry)
-            self._end(delivery, attempt, "failed", now, failure, answer.code)
         elif answer.kind == "unknown":
             self._close(entry)
             self._lost_sight(delivery, attempt, now, entry)
-        elif attempt.told >= FAILED:  # a receipt was faster, and has said the last word
+        elif answer.kind == "failed" or attempt.told >= FAILED:  # a receipt may have been faster
+            failure = answer.failure or "provider"
             self._close(entry)
-            self._linger(delivery, attempt, now)
+            self._end(delivery, attempt, "failed", now, failure, answer.code)
         else:
             self._refused(entry, answer, now)
         return entry
@@ -534,9 +528,7 @@ class Account:
             handed += 1
             if entry.delivery is None:
                 reading.add(customer)
-                entry.fetching = True
-                self.queue.hold(entry)
-                self._effects.fetch(self, entry)
+                self._fetch(entry)
             else:
                 self._forget(entry)
                 self._effects.store(attempt_key(entry.id), None)
