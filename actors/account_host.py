@@ -6,37 +6,28 @@ a Ray call. The calls here are the supervisor's: place, release, look. Source: A
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
 import random
-import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-import structlog
 
 from actors.account_runner import AccountRunner
-from actors.host import GC_THRESHOLD
 from actors.settings import HubSettings
+from actors.shell import HostShell
 from channels.accounts import AccountConfig
 from channels.provider import Callback, Events, Provider, Reply
 from channels.registry import PROVIDERS
-from hub.clock import SystemClock
 from hub.contract.subjects import account_log
 from hub.ledger.accounts import AccountStreams
-from hub.ledger.connection import Connection, connect
-from hub.ledger.questions import serve
-from hub.metrics import Metrics, Series, Snapshot
+from hub.metrics import Series, Snapshot
 
 CALLBACKS_AT_ONCE = 256
 """Requests of providers that wait to be stored, a partition; NATS keeps the next."""
 GAUGED_ACCOUNTS = 1_000
 """Accounts of one host with gauges of their own; of more, those that have something waiting."""
 _CIRCUIT = {"closed": 0.0, "half_open": 1.0, "open": 2.0}
-
-log = structlog.get_logger("tact.accounts")
 
 
 class Asked(msgspec.Struct):
@@ -49,29 +40,23 @@ class Asked(msgspec.Struct):
 _decode_asked = msgspec.msgpack.Decoder(Asked).decode
 
 
-class AccountHost:
+class AccountHost(HostShell):
     """Methods are called by the supervisor through Ray. `status()` comes first."""
 
+    answers_at_once = CALLBACKS_AT_ONCE
+
     def __init__(self, settings: HubSettings, name: str) -> None:
-        self.incarnation = f"{name}-{secrets.token_hex(4)}"
-        self._settings = settings
+        super().__init__(settings, name)
         self._accounts: Sequence[AccountConfig] = settings.accounts
-        self._name = name
-        self._clock = SystemClock()
         self._chance = random.Random()
-        self.counted = Metrics()
-        self._connection: Connection | None = None
         self.ledger: AccountStreams | None = None
         self.runner: AccountRunner | None = None
-        self._loop: asyncio.Task[None] | None = None
-        self._answering: dict[int, Any] = {}
-        self._opening = asyncio.Lock()
 
     async def status(self) -> dict[str, Any]:
         """What the supervisor and `tact status` see. Opens the host when called first."""
         runner = await self.open()
         partitions = [p for p in runner.partitions.values() if not p.lost]
-        await self._answer_for({p.number for p in partitions})
+        await self._answer_for(self._logs(p.number for p in partitions))
         assert self._connection is not None and self.ledger is not None
         return {
             "name": self._name,
@@ -88,14 +73,14 @@ class AccountHost:
         """Claim partitions; returns those won."""
         runner = await self.open()
         won = await runner.assign(numbers)
-        await self._answer_for(set(runner.partitions))
+        await self._answer_for(self._logs(runner.partitions))
         return won
 
     async def release(self, numbers: list[int]) -> None:
         """Give partitions up, in order."""
         runner = await self.open()
         await runner.release(numbers)
-        await self._answer_for(set(runner.partitions))
+        await self._answer_for(self._logs(runner.partitions))
 
     async def configure(self, accounts: Sequence[AccountConfig]) -> None:
         """Serve by another configuration from the next turn on."""
@@ -119,30 +104,21 @@ class AccountHost:
 
     async def stop(self) -> None:
         """Let what is under way be answered, commit, disconnect."""
-        if self.runner is not None:
+        if self.runner is not None and self.ledger is not None:
             await self._answer_for(set())
             await self.runner.stop()
-        if self._loop is not None:
-            await asyncio.wait([self._loop])
-        if self.ledger is not None:
             await self.ledger.close()
-        if self._connection is not None:
-            await self._connection.close()
+        await self._disconnect()
 
     async def open(self) -> AccountRunner:
         """The runner; connects and starts it when called first."""
         async with self._opening:
             if self.runner is None:
-                settings = self._settings
-                gc.set_threshold(*GC_THRESHOLD)
-                self._connection = await connect(
-                    settings.nats_url,
-                    name=f"tact-{self.incarnation}",
-                    user=settings.user,
-                    password=settings.password,
-                )
                 self.ledger = AccountStreams(
-                    self._connection, settings.partitions, clock=self._clock, chance=self._chance
+                    await self._connect(),
+                    self._settings.partitions,
+                    clock=self._clock,
+                    chance=self._chance,
                 )
                 self.runner = AccountRunner(
                     self.ledger,
@@ -152,8 +128,7 @@ class AccountHost:
                     self.counted,
                     self._make,
                 )
-                self._loop = asyncio.create_task(self.runner.run())
-                self._loop.add_done_callback(_die_if_failed)
+                self._run(self.runner.run())
             return self.runner
 
     def _make(self, account: AccountConfig, events: Events) -> Provider:
@@ -161,16 +136,9 @@ class AccountHost:
 
     # ---- requests of providers -------------------------------------------------------------------
 
-    async def _answer_for(self, numbers: set[int]) -> None:
-        """Take requests for the accounts of exactly these partitions."""
-        assert self._connection is not None
-        for number in [n for n in self._answering if n not in numbers]:
-            await self._answering.pop(number).unsubscribe()
-        for number in numbers - self._answering.keys():
-            log_number = account_log(number, self._settings.partitions)
-            self._answering[number] = await serve(
-                self._connection, log_number, self._answer, at_once=CALLBACKS_AT_ONCE
-            )
+    def _logs(self, numbers: Iterable[int]) -> set[int]:
+        partitions = self._settings.partitions
+        return {account_log(number, partitions) for number in numbers}
 
     async def _answer(self, payload: bytes) -> bytes:
         asked = _decode_asked(payload)
@@ -178,10 +146,3 @@ class AccountHost:
         provider = self.runner.provider_of(asked.account)
         reply = Reply(404) if provider is None else await provider.callback(asked.callback)
         return msgspec.msgpack.encode(reply)
-
-
-def _die_if_failed(loop: asyncio.Task[None]) -> None:
-    """A runner that fails has no state worth keeping: Ray starts a new process, which recovers."""
-    if not loop.cancelled() and (error := loop.exception()) is not None:
-        log.error("host-failed", exc_info=error)
-        os._exit(70)

@@ -6,50 +6,31 @@ calls here are the supervisor's: place, release, look. Source: docs/architecture
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
-import secrets
 from typing import Any
 
 import msgspec
-import structlog
 
 from actors.questions import describe
 from actors.runner import HostRunner
 from actors.settings import HubSettings
-from hub.clock import SystemClock
+from actors.shell import HostShell
 from hub.contract.subjects import partition_of
-from hub.ledger.connection import Connection, connect
 from hub.ledger.jetstream import JetStreamLedger
-from hub.ledger.questions import serve
-from hub.metrics import Metrics, Series, Snapshot
+from hub.metrics import Series, Snapshot
 from hub.policy.document import parse_policy
 from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, unpack_state
 
-GC_THRESHOLD = (100_000, 20, 20)
-"""Far more new objects than one turn keeps at a time."""
 
-log = structlog.get_logger("tact.host")
-
-
-class ConversationHost:
+class ConversationHost(HostShell):
     """Methods are called by the supervisor through Ray. `open()` comes first."""
 
     def __init__(self, settings: HubSettings, name: str) -> None:
-        self.incarnation = f"{name}-{secrets.token_hex(4)}"
-        self._settings = settings
-        self._name = name
-        self._clock = SystemClock()
-        self.counted = Metrics()
+        super().__init__(settings, name)
         self._policy = Policy(parse_policy(settings.policy))
-        self._connection: Connection | None = None
         self.ledger: JetStreamLedger | None = None
         self._runner: HostRunner | None = None
-        self._loop: asyncio.Task[None] | None = None
-        self._answering: dict[int, Any] = {}
-        self._opening = asyncio.Lock()
 
     async def status(self) -> dict[str, Any]:
         """What the supervisor and `tact status` see. Opens the host when called first."""
@@ -114,40 +95,17 @@ class ConversationHost:
         if self._runner is not None:
             await self._answer_for(set())
             await self._runner.stop()
-        if self._loop is not None:
-            await asyncio.wait([self._loop])
-        if self._connection is not None:
-            await self._connection.close()
+        await self._disconnect()
 
     async def _open(self) -> HostRunner:
         async with self._opening:
             if self._runner is None:
-                settings = self._settings
-                # What a turn makes is freed by reference count; looking for cycles in it is lost.
-                gc.set_threshold(*GC_THRESHOLD)
-                self._connection = await connect(
-                    settings.nats_url,
-                    name=f"tact-{self.incarnation}",
-                    user=settings.user,
-                    password=settings.password,
-                )
-                self.ledger = JetStreamLedger(self._connection, settings.partitions)
+                self.ledger = JetStreamLedger(await self._connect(), self._settings.partitions)
                 self._runner = HostRunner(
                     self.ledger, self._clock, self._policy, self.incarnation, self.counted
                 )
-                self._loop = asyncio.create_task(self._runner.run())
-                self._loop.add_done_callback(_die_if_failed)
+                self._run(self._runner.run())
             return self._runner
-
-    # ---- questions over NATS -------------------------------------------------------------------
-
-    async def _answer_for(self, numbers: set[int]) -> None:
-        """Answer questions about exactly these partitions."""
-        assert self._connection is not None
-        for number in [n for n in self._answering if n not in numbers]:
-            await self._answering.pop(number).unsubscribe()
-        for number in numbers - self._answering.keys():
-            self._answering[number] = await serve(self._connection, number, self._answer)
 
     async def _answer(self, payload: bytes) -> bytes:
         question = msgspec.json.decode(payload, type=dict[str, str])
@@ -167,10 +125,3 @@ class ConversationHost:
             "host": self._name,
         }
         return msgspec.json.encode(answer)
-
-
-def _die_if_failed(loop: asyncio.Task[None]) -> None:
-    """A runner that fails has no state worth keeping: Ray starts a new process, which recovers."""
-    if not loop.cancelled() and (error := loop.exception()) is not None:
-        log.error("host-failed", exc_info=error)
-        os._exit(70)
