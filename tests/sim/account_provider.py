@@ -27,7 +27,7 @@ from channels.provider import (
     Submission,
     Unsendable,
 )
-from hub.contract.types import Delivery, ReceiptStatus
+from hub.contract.types import Delivery, FailureClass, ReceiptStatus
 from tests.sim.account_scenario import Letter, Manner
 from tests.support.network import Network
 from tests.support.virtual_loop import Process, VirtualClock, current_process
@@ -130,7 +130,7 @@ class Carrier:
             for status in chance.choice(RECEIPTS):
                 at_s += chance.choice(DELAYS_S)
                 by = {"delivery": delivery} if self.manner.echoes else {"provider_id": name}
-                failure = "dead_address" if status == "failed" else None
+                failure: FailureClass | None = "dead_address" if status == "failed" else None
                 receipt = ProviderReceipt(status, self.clock.now_ms(), failure=failure, **by)
                 self._report_later(at_s, Report(receipt, delivery=delivery, part=part))
         return name

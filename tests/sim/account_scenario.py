@@ -164,8 +164,8 @@ def _limits(chance: random.Random) -> LimitsTable:
 
 
 def _reloaded(chance: random.Random, accounts: list[AccountConfig]) -> list[AccountConfig]:
-    """Other limits, another connection, or gone; one stays, for a channel without any is not ours."""
-    later = []
+    """Other limits, another connection, or gone. One stays: a channel without any is not ours."""
+    later: list[AccountConfig] = []
     for account in accounts:
         how = chance.choice(("limits", "limits", "settings", "same", "gone"))
         if how == "limits":
