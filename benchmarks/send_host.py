@@ -84,7 +84,13 @@ class WatchedHost(AccountHost):
             "linked": sum(each["window"] > 0 for each in known),
             "unsent": sum(len(p.unsent) for p in self.runner.partitions.values()),
             "told": self._told(),
+            "commit_ms": self._commit_ms(),
         }
+
+    def _commit_ms(self) -> float:
+        """Mean time of a commit so far."""
+        series = self.counted.snapshot().histograms.get(("tact_account_commit_seconds", ()))
+        return series[-1] / sum(series[:-1]) * 1000 if series else 0.0
 
     def _told(self) -> dict[str, float]:
         """Receipts committed, by status."""

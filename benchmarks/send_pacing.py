@@ -22,20 +22,34 @@ WANTED_SHARE = 0.01
 async def measure_pacing(console: Console, options: argparse.Namespace) -> list[Row]:
     """A minute at each limit, with more waiting than may leave."""
     table = Table(title=f"{SECONDS} s at a limit of the account")
-    headings = ("limit", "sent", "of it", "most in 1 s: simulator", "own clock", "over, own clock")
+    headings = (
+        "limit",
+        "sent",
+        "of it",
+        "most in 1 s: simulator",
+        "own clock",
+        "over",
+        "commit ms",
+    )
     for heading in headings:
         table.add_column(heading, justify="right")
     rows: list[Row] = []
     for rate in RATES:
         console.print(f"[dim]{SECONDS} s at {rate}/s …[/dim]")
-        arrived, left = await pace(rate)
+        arrived, left, commit_ms = await pace(rate)
         begin = arrived[0].at_ms
         sent = sum(submit.at_ms < begin + SECONDS * 1000 for submit in arrived)
         share = sent / (rate * SECONDS)
         most_arrived, most_left = most_in_a_second(arrived), most_in_a_second(left)
         over = len(violations(rate, left))
         table.add_row(
-            f"{rate}/s", f"{sent:,}", f"{share:.4f}", str(most_arrived), str(most_left), str(over)
+            f"{rate}/s",
+            f"{sent:,}",
+            f"{share:.4f}",
+            str(most_arrived),
+            str(most_left),
+            str(over),
+            f"{commit_ms:.1f}",
         )
         exact = abs(share - 1) <= WANTED_SHARE
         rows += [
@@ -50,21 +64,21 @@ async def measure_pacing(console: Console, options: argparse.Namespace) -> list[
     return rows
 
 
-async def pace(rate: int) -> tuple[list[Submit], list[Submit]]:
-    """Submissions of a good minute, as they arrived and as they left."""
+async def pace(rate: int) -> tuple[list[Submit], list[Submit], float]:
+    """Submissions of a good minute, as they arrived and as they left; ms of a mean commit."""
     async with bench() as made:
         centre = await made.simulator()
         await made.store(list(deliveries(rate * (SECONDS + 10))))
         host = await made.host([smpp_account(centre.port, per=[f"{rate}/s"])], watch=True)
         await host.ask("assign", list(range(made.partitions)))
         wanted = rate * (SECONDS + 2)
-        await host.until(lambda status: status["told"].get("sent", 0) >= wanted)
+        status = await host.until(lambda status: status["told"].get("sent", 0) >= wanted)
         file = made.directory / "departures"
         await host.ask("departures", str(file))
         await host.ask("stop")
         arrived = submitted(await centre.finished())
         left = departures(file, arrived)
-    return arrived, left
+    return arrived, left, status["commit_ms"]
 
 
 def departures(file: Path, arrived: list[Submit]) -> list[Submit]:
