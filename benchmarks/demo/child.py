@@ -24,12 +24,15 @@ class Child:
         self._errors = errors
 
     @classmethod
-    async def start(cls, name: str, command: list[str], directory: Path) -> Child:
+    async def start(
+        cls, name: str, command: list[str], directory: Path, *, listens: bool = False
+    ) -> Child:
+        """`listens`: it takes lines of JSON on standard input."""
         errors = directory / f"{name}.log"
         with open(errors, "wb") as stream:  # noqa: ASYNC230 - a local file, opened once
             process = await asyncio.create_subprocess_exec(
                 *command,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE if listens else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stream,
                 start_new_session=True,  # Ctrl-C comes to us, and we stop it in order
@@ -55,6 +58,15 @@ class Child:
             yield line
             if line["done"]:
                 return
+
+    async def tell(self, line: dict[str, Any]) -> None:
+        """Write a line to its standard input. Raises ChildFailed when it has ended."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(line).encode() + b"\n")
+        try:
+            await self.process.stdin.drain()
+        except ConnectionError as error:
+            raise self._failed("takes nothing more") from error
 
     def terminate(self) -> None:
         """SIGTERM. Raises ChildFailed when it has ended before."""

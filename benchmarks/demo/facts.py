@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from math import ceil
+from typing import NamedTuple
 
 from hub.checkers import History, Told
-from hub.checkers.records import RECEIPTS, ms_of
+from hub.checkers.records import RECEIPTS, follows, ms_of
 from hub.contract.subjects import INTENT_LANES, partition_of
 from hub.contract.types import Intent, Receipt
 
@@ -30,6 +31,14 @@ class Until:
             self.last_ms = max(self.last_ms or eligible_ms, eligible_ms)
 
 
+class Step(NamedTuple):
+    """From one channel of a route to the next, after the first has FAILED or WAITED."""
+
+    before: str
+    channel: str
+    cause: str
+
+
 @dataclass
 class Facts:
     """Counts of decisions: an intent is one, a combined send one for each of its channels."""
@@ -37,7 +46,7 @@ class Facts:
     intents: int = 0
     """Objects on the intent lanes, whatever they were."""
     dispatched: Counter[str] = field(default_factory=Counter)
-    """By channel."""
+    """By channel; an intent that falls back counts for each channel it has left by."""
     held_before: int = 0
     """Of those dispatched, how many had to wait first."""
     held: dict[str, Until] = field(default_factory=lambda: defaultdict(Until))
@@ -49,7 +58,11 @@ class Facts:
     ended: Counter[str] = field(default_factory=Counter)
     """Duplicates, and what was superseded, cancelled or expired."""
     reported: Counter[str] = field(default_factory=Counter)
-    """Deliveries by the provider's last word."""
+    """Dispatched ones by the last word about them."""
+    fallbacks: dict[Step, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """What became of each further attempt: `held`, or the provider's last word."""
+    gave_up: int = 0
+    """Failed, for no channel of the route was left."""
     receipts: int = 0
     waits_ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Acknowledged to committed, of every intent, by lane, sorted; the server's clock for both."""
@@ -76,10 +89,12 @@ def gather(history: History, killed_ms: float) -> Facts:
             facts.rejected[outcome.reason or ""] += 1
         elif outcome.state == "duplicate":
             facts.ended["duplicate"] += 1
+    words = _last_words(history)
     for decided in history.lives.values():
         for lives in decided.values():
             for life in lives:
                 _count_life(facts, life)
+                _count_fallbacks(facts, life, words)
     _measure(facts, history, killed_ms)
     return facts
 
@@ -89,9 +104,11 @@ def _count_life(facts: Facts, life: list[Told]) -> None:
     states = [told.outcome.state for told in life]
     last = life[-1].outcome
     if "dispatched" in states:
-        place = states.index("dispatched")
-        facts.dispatched[life[place].outcome.channel or ""] += 1
-        facts.held_before += place > 0
+        for told in life:
+            if told.outcome.state == "dispatched":
+                facts.dispatched[told.outcome.channel or ""] += 1
+        facts.held_before += states.index("dispatched") > 0
+        facts.gave_up += last.state == "failed"
         word = max((state for state in states if state in RECEIPTS), key=_rank, default="")
         facts.reported[word] += 1
     elif last.state == "held":
@@ -101,6 +118,32 @@ def _count_life(facts: Facts, life: list[Told]) -> None:
         facts.suppressed[_rule(life[-1])] += 1
     else:
         facts.ended[last.state] += 1
+
+
+def _last_words(history: History) -> dict[str, str]:
+    """Delivery id to the furthest thing a receipt has said of it."""
+    found: dict[str, str] = {}
+    for each in history.published:
+        if isinstance(each.message, Receipt):
+            status, before = each.message.status, found.get(each.message.delivery, "")
+            if RECEIPTS.get(status, 0) >= RECEIPTS.get(before, 0):
+                found[each.message.delivery] = status
+    return found
+
+
+def _count_fallbacks(facts: Facts, life: list[Told], words: dict[str, str]) -> None:
+    """Every further attempt: by which channel, instead of which, and what became of it."""
+    before = ""
+    for told, after in zip_longest(life, life[1:]):
+        outcome = told.outcome
+        cause = follows(outcome)
+        if outcome.state == "dispatched":
+            if cause:
+                word = words.get(outcome.delivery or "", "")
+                facts.fallbacks[Step(before, outcome.channel or "", cause)][word] += 1
+            before = outcome.channel or ""
+        elif cause and outcome.state == "held" and after is None:
+            facts.fallbacks[Step(before, outcome.channel or "", cause)]["held"] += 1
 
 
 def _rank(state: str) -> int:

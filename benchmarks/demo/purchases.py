@@ -7,6 +7,7 @@ The log: 69,659 purchases of 23,570 customers of an online shop, 1997-01 to 1998
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ MISTAKE_EVERY = 200
 """Purchases between two one-time codes, two repeats and two mistakes."""
 BATCH = 100
 """Purchases in one array at most: two intents each, of the 256 objects that are allowed."""
+_MARK = re.compile(r"#([a-z]+-[0-9-]+)")
 
 
 @dataclass
@@ -94,10 +96,21 @@ def chosen(what: str, of: int) -> int:
     return int.from_bytes(blake2b(what.encode(), digest_size=4).digest()) % of
 
 
+def mark(intent: str) -> str:
+    """What ends every text: by it, whoever sees the SMS knows which intent it is."""
+    return f"#{intent}"
+
+
+def marked(text: str) -> str | None:
+    """The intent that a text names."""
+    found = _MARK.search(text)
+    return None if found is None else found[1]
+
+
 def addresses(customer: str) -> dict[str, str]:
     """Where a customer can be reached: most by WeCom, many by SMS, some by push, few not at all."""
     found = {}
-    if chosen(f"{customer} wecom", 10) < 7:
+    if chosen(f"{customer} wecom", 10) < 8:
         found["wecom"] = f"wm{customer}"
     if chosen(f"{customer} sms", 10) < 8:
         found["sms"] = f"+86139{customer.zfill(8)}"
@@ -163,7 +176,8 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
         "customer": customer,
         "category": "service",
         "content": {
-            "text": f"Your order of {purchase.cds} CDs for ${purchase.dollars} is on its way."
+            "text": f"Your order of {purchase.cds} CDs for ${purchase.dollars} is on its way. "
+            + mark(f"order-{number}")
         },
         "timezone": ZONES[chosen(customer, len(ZONES))],
     }
@@ -175,7 +189,7 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
         "customer": customer,
         "category": "marketing",
         "content": {
-            "sms": {"text": "10% off your next order: reply CD"},
+            "sms": {"text": f"10% off your next order. {mark(f'offer-{number}')} "},
             "*": {"title": "For you", "text": "10% off your next order", "url": "/next"},
         },
     }
@@ -196,7 +210,10 @@ def _code_message(purchase: Purchase) -> Outgoing:
         "app": APP,
         "customer": customer,
         "category": "otp",
-        "content": {"text": f"Your code is {chosen(f'code {purchase.number}', 10**6):06d}"},
+        "content": {
+            "text": f"Your code is {chosen(f'code {purchase.number}', 10**6):06d}. "
+            + mark(f"code-{purchase.number}")
+        },
         "to": {"sms": f"+86139{customer.zfill(8)}"},
     }
     return _outgoing("code", "urgent", customer, code, code["id"])
@@ -253,13 +270,13 @@ def _without(purchase: Purchase, name: str) -> dict[str, Any]:
 
 
 def _one_bad_of_three(purchase: Purchase) -> Outgoing:
+    names = [f"note-{purchase.number}-{n}" for n in range(3)]
     several = [
-        _good(purchase, id=f"note-{purchase.number}-{n}", content={"text": "Thank you."})
-        for n in range(3)
+        _good(purchase, id=name, content={"text": f"Thank you. {mark(name)}"}) for name in names
     ]
     several[1]["category"] = 7
     found = _bad(purchase, several)
-    found.ids = [several[0]["id"], several[2]["id"]]
+    found.ids = [names[0], names[2]]
     return found
 
 

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.demo.facts import Facts, percentile
+from benchmarks.demo.facts import Facts, Until, percentile
+from benchmarks.demo.sent import Sent, SentFacts
 from hub.checkers import Violation
+from hub.checkers.records import FAILED
 
 WIDTH = 100
-REASONS_SHOWN = 10
+SUPPRESSED_SHOWN = 5
 VIOLATIONS_SHOWN = 5
 
 PROMISES = {
     "exactly-once": ("decided twice", "intents"),
     "nothing-lost": ("lost", "intents"),
-    "final-is-final": ("decided again after the end", "intents"),
+    "final-is-final": ("decided after the end", "intents"),
     "caps": ("over a cap", "deliveries"),
-    "gaps": ("closer together than a gap", "deliveries"),
+    "gaps": ("closer than a gap", "deliveries"),
     "quiet-hours": ("inside quiet hours", "deliveries"),
     "in-order": ("out of order", "deliveries"),
-    "reason-given": ("held or refused without a reason", "outcomes"),
+    "reason-given": ("no reason given", "outcomes"),
+    "taken-back": ("failed ones still counted", "outcomes"),
+    "fallback": ("fallback without a cause", "fallbacks"),
+    "sent-once": ("submitted twice", "sent"),
+    "one-open-attempt": ("more than one open attempt", "attempts"),
+    "account-limits": ("over an account's limits", "sent"),
+    "leaves-in-order": ("left out of order", "sent"),
+    "every-delivery-ends": ("end never told", "SMS"),
+    "receipts-count": ("receipt without effect", "receipts"),
+    "replies-are-kept": ("customer's words lost", "messages"),
+    "refusals-obeyed": ("marketing after a refusal", "refusals"),
 }
 """Checker to what a broken promise is called, and among what it was looked for."""
 
@@ -41,34 +55,46 @@ class Run:
     customers: int
     deliveries: int
     outcomes: int
-    killed_pid: int
+    killed: tuple[int, int]
+    """Pids of the host that decided and of the one that sent."""
     silence_s: float
     """From the kill to the next decision for the last of the dead host's partitions."""
+    sms_silence_s: float
+    """From the kill of the host that sent to the next SMS."""
     end_ms: float
 
 
-def show(console: Console, run: Run, facts: Facts, violations: list[Violation]) -> None:
+def show(
+    console: Console,
+    run: Run,
+    facts: Facts,
+    sent: Sent,
+    sms: SentFacts,
+    violations: list[Violation],
+) -> None:
     for table in (
         _published(run),
         _became(run, facts),
+        _sent(facts, sent, sms),
         _speed(run, facts),
-        _promises(run, facts, violations),
+        _promises(run, facts, sent, sms, violations),
     ):
-        console.print()
         console.print(table)
+        console.print()
     for violation in violations[:VIOLATIONS_SHOWN]:
         console.print(f"  {violation}", style="red", markup=False)
     if len(violations) > VIOLATIONS_SHOWN:
         console.print(f"  … and {len(violations) - VIOLATIONS_SHOWN:,} more", style="red")
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", width=WIDTH)
+def _table(*columns: str, ratios: tuple[int, ...] = (24, 9, 67)) -> Table:
+    """The name of its first column is the table's."""
+    table = Table(box=None, width=WIDTH, pad_edge=False, header_style="bold underline")
     for number, column in enumerate(columns):
         table.add_column(
             column,
-            justify="right" if number == 1 else "left",
-            ratio=(3, 1, 5)[number],
+            justify="right" if number == 1 and len(columns) == 3 else "left",
+            ratio=ratios[number],
             overflow="fold",
         )
     return table
@@ -76,55 +102,53 @@ def _table(title: str, *columns: str) -> Table:
 
 def _published(run: Run) -> Table:
     kinds, words = run.published["messages"], run.published
-    table = _table("What the shop published", "message", "count", "what it was")
+    table = _table("What the shop published", "count", "what it was")
     cut = "" if run.complete else "; the time was up before the end of the log"
     table.add_row(
         "purchases",
         f"{words['purchases']:,}",
         f"an order notice and an offer each, to {run.customers:,} customers{cut}",
     )
-    table.add_row("  messages, one purchase", f"{kinds['purchase']:,}", "on the normal lane")
     table.add_row(
-        "  messages, a week's batch", f"{kinds['batch']:,}", "arrays by partition, on the bulk lane"
+        "  in messages",
+        f"{kinds['purchase'] + kinds['batch']:,}",
+        f"{kinds['purchase']:,} of one purchase; {kinds['batch']:,} of a week's, by partition",
     )
     table.add_row("one-time codes", f"{kinds['code']:,}", "alone, on the urgent lane")
     table.add_row(
-        "repeats",
-        f"{kinds['repeat']:,}",
-        f"{words['refused_repeats']:,} refused by their Nats-Msg-Id, the others left to the hub",
+        "repeats, mistakes",
+        f"{kinds['repeat'] + kinds['mistake']:,}",
+        f"{kinds['repeat']:,} repeats, {words['refused_repeats']:,} refused by the server; "
+        f"{kinds['mistake']:,} mistakes of all kinds",
     )
-    table.add_row("mistakes", f"{kinds['mistake']:,}", "bad in every way the contract names")
     table.add_row("intents acknowledged", f"{words['intents']:,}", f"in {words['seconds']:.0f} s")
     return table
 
 
 def _became(run: Run, facts: Facts) -> Table:
-    table = _table("What became of it", "decision", "count", "why, and until when")
+    table = _table("What became of it", "count", "why, and until when")
     for channel, count in facts.dispatched.most_common():
-        table.add_row(f"dispatched by {channel}", f"{count:,}", "")
-    table.add_row("  of these held first", f"{facts.held_before:,}", "released when they might go")
+        who = "the hub's own account" if channel == "sms" else "a gateway over NATS"
+        table.add_row(f"dispatched by {channel}", f"{count:,}", who)
+    table.add_row("  intents held first", f"{facts.held_before:,}", "released when they might go")
     words = facts.reported
     table.add_row(
-        "  of these delivered",
+        "  intents delivered",
         f"{words['delivered'] + words['read']:,}",
-        f"{words['read']:,} read, {words['failed']:,} failed, "
+        f"{words['read']:,} read; {facts.gave_up:,} failed, no channel of the route was left; "
         f"{words[''] + words['sent']:,} without a final word",
     )
-    table.add_section()
     for rules, until in sorted(facts.held.items(), key=lambda item: -item[1].count):
-        first, last = _moment(until.first_ms, run.end_ms), _moment(until.last_ms, run.end_ms)
-        when = (
-            f"until {first}"
-            if first == last
-            else f"until {first} at the earliest, {last} at the latest"
-        )
-        table.add_row("held", f"{until.count:,}", f"{rules}: {when}")
-    for rules, count in facts.suppressed.most_common():
-        table.add_row("suppressed", f"{count:,}", _suppressed(rules))
+        table.add_row("held", f"{until.count:,}", f"{rules}: {_until(until, run.end_ms)}")
+    _add_most_common(table, "suppressed", facts.suppressed, _suppressed, SUPPRESSED_SHOWN)
     for state, count in facts.ended.most_common():
         table.add_row(state, f"{count:,}", _ENDINGS.get(state, ""))
-    table.add_section()
-    _add_reasons(table, facts.rejected)
+    reason, most = next(iter(facts.rejected.most_common(1)), ("", 0))
+    table.add_row(
+        "rejected",
+        f"{facts.rejected.total():,}",
+        f"for {len(facts.rejected):,} reasons; {most:,} {reason}",
+    )
     return table
 
 
@@ -137,52 +161,86 @@ _ENDINGS = {
 
 
 def _suppressed(rules: str) -> str:
+    if rules == "dnd:all":
+        return "the customer has refused by SMS"
     if rules == "address":
         return "no address known for any channel of the route"
     return f"{rules}: would end before it may go"
 
 
-def _add_reasons(table: Table, rejected: Counter[str]) -> None:
-    shown = rejected.most_common(REASONS_SHOWN)
-    for reason, count in shown:
-        table.add_row("rejected", f"{count:,}", reason)
-    others = len(rejected) - len(shown)
-    if others > 0:
-        count = sum(rejected.values()) - sum(count for _, count in shown)
-        table.add_row("rejected", f"{count:,}", f"for {others} other reasons")
+def _add_most_common(
+    table: Table, name: str, counts: Counter[str], word: Callable[[str], str], most: int
+) -> None:
+    shown = counts.most_common(most)
+    for rules, count in shown:
+        table.add_row(name, f"{count:,}", word(rules))
+    if others := counts.total() - sum(count for _, count in shown):
+        table.add_row(name, f"{others:,}", f"for {len(counts) - most:,} other reasons")
 
 
-def _moment(ms: int | None, now_ms: float) -> str:
-    if ms is None:
-        return "somebody releases it"
-    at = datetime.fromtimestamp(ms / 1000, UTC)
-    left_s = (ms - now_ms) / 1000
-    if left_s < 90:
-        return f"{at:%H:%M:%S} UTC"
-    hours, minutes = divmod(round(left_s / 60), 60)
-    return f"{at:%H:%M} UTC (in {hours} h {minutes:02d})" if hours else f"{at:%H:%M} UTC"
+def _until(until: Until, now_ms: float) -> str:
+    if until.first_ms is None or until.last_ms is None:
+        return "until somebody releases it"
+    first, last = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (until.first_ms, until.last_ms))
+    minutes = max(0, round((until.last_ms - now_ms) / 60_000))
+    return f"until {first:%H:%M} to {last:%H:%M} UTC, {minutes // 60} h {minutes % 60:02d} from now"
+
+
+def _sent(facts: Facts, sent: Sent, sms: SentFacts) -> Table:
+    limits = sent.account.limits
+    allowed = ", ".join(limits.account) if limits else "no limits"
+    a_number = ", ".join(limits.recipient) if limits else "none"
+    words = sms.reported
+    table = _table("What the SMS account did", "count", f"limits {allowed}; a number {a_number}")
+    table.add_row(
+        "submitted",
+        f"{sms.submitted:,}",
+        f"to an SMPP centre in a process of its own; {sms.throttled:,} throttled by it",
+    )
+    table.add_row("  delivered", f"{words['delivered'] + words['read']:,}", "by its receipts")
+    failures = ", ".join(f"{count:,} {why}" for why, count in sms.failures.most_common(3))
+    table.add_row("  failed", f"{words['failed']:,}", failures)
+    table.add_row(
+        "  unknown",
+        f"{words['unknown']:,}",
+        f"{sms.found_open:,} were open at the kill ({sms.arrived:,} of them had arrived: none is "
+        f"sent again), {sms.unanswered:,} answers were lost",
+    )
+    table.add_row("throttled seconds", f"{sent.throttled_s:.1f}", "the centre had it pause")
+    for step, became in sorted(facts.fallbacks.items(), key=lambda item: -item[1].total()):
+        cause = "failed" if step.cause == FAILED else "did not deliver in time"
+        told = ", ".join(
+            f"{count:,} {word or 'no word yet'}" for word, count in became.most_common()
+        )
+        table.add_row(
+            f"fallback to {step.channel}", f"{became.total():,}", f"{step.before} {cause}: {told}"
+        )
+    table.add_row(
+        "customers wrote",
+        f"{len(sent.said):,}",
+        f"{sms.refusals:,} refused: {sms.replies:,} got an answer, {sms.withheld:,} offers to them "
+        "were not sent",
+    )
+    return table
 
 
 def _speed(run: Run, facts: Facts) -> Table:
-    table = Table(title="How fast", title_justify="left", title_style="bold", width=WIDTH)
-    table.add_column("decision time, acknowledged to committed", ratio=5)
-    table.add_column("before the kill", justify="right", ratio=2)
-    table.add_column("whole run", justify="right", ratio=2)
+    table = _table("How fast", "p50", "acknowledged to committed")
     for name, urgent in (("one-time codes", True), ("all other intents", False)):
         calm, whole = (_waits(waits, urgent) for waits in (facts.calm_ms, facts.waits_ms))
-        for word, share in (("p50", 0.5), ("p99", 0.99)):
-            table.add_row(
-                f"{name}, {word}",
-                f"{percentile(calm, share):,.0f} ms",
-                f"{percentile(whole, share):,.0f} ms",
-            )
-    table.add_section()
+        table.add_row(
+            name,
+            f"{percentile(calm, 0.5):,.0f} ms",
+            f"p99 {percentile(calm, 0.99):,.0f} ms, before the first kill; whole run "
+            f"{percentile(whole, 0.5):,.0f} and {percentile(whole, 0.99):,.0f} ms",
+        )
     per_s = facts.decided / facts.seconds if facts.seconds else 0.0
-    table.add_row("intents decided, at the shop's pace", "", f"{per_s:,.0f} /s")
+    table.add_row("intents decided", f"{per_s:,.0f}/s", "at the shop's pace")
     table.add_row(
-        f"longest silence after SIGKILL of host {run.killed_pid}",
-        "",
+        "longest silence",
         f"{run.silence_s:.1f} s",
+        f"after SIGKILL of host {run.killed[0]}, which decided; "
+        f"{run.sms_silence_s:.1f} s without an SMS after that of {run.killed[1]}",
     )
     return table
 
@@ -193,15 +251,28 @@ def _waits(by_lane: dict[str, list[float]], urgent: bool) -> list[float]:
     )
 
 
-def _promises(run: Run, facts: Facts, violations: list[Violation]) -> Table:
-    table = Table(title="What was promised", title_justify="left", title_style="bold", width=WIDTH)
-    table.add_column("broken promise", ratio=4)
-    table.add_column("found", justify="right", ratio=1)
-    table.add_column("computed from both streams, among", ratio=4)
-    among = {"intents": facts.intents, "deliveries": run.deliveries, "outcomes": run.outcomes}
+def _promises(
+    run: Run, facts: Facts, sent: Sent, sms: SentFacts, violations: list[Violation]
+) -> Table:
+    among = {
+        "intents": facts.intents,
+        "deliveries": run.deliveries,
+        "outcomes": run.outcomes,
+        "fallbacks": sum(became.total() for became in facts.fallbacks.values()),
+        "sent": sms.submitted,
+        "attempts": sum(opening.open for opening in sent.openings),
+        "SMS": sms.reported.total(),
+        "receipts": sum(line["kind"] == "confirmed" for line in sent.lines),
+        "messages": len(sent.said),
+        "refusals": sms.refusals,
+    }
     found = Counter(violation.promise for violation in violations)
+    cells = []
     for promise, (name, what) in PROMISES.items():
-        count = found[promise]
-        style = "bold red" if count else "bold green"
-        table.add_row(name, f"[{style}]{count:,}[/]", f"{among[what]:,} {what}")
+        style = "bold red" if found[promise] else "bold green"
+        cells.append((name, f"[{style}]{found[promise]:,}[/] of {among[what]:,} {what}"))
+    table = _table("What was promised", "broken", "", "broken", ratios=(25, 25, 27, 23))
+    half = (len(cells) + 1) // 2
+    for left, right in zip_longest(cells[:half], cells[half:], fillvalue=("", "")):
+        table.add_row(*left, *right)
     return table

@@ -5,18 +5,28 @@ from __future__ import annotations
 import io
 import signal
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from benchmarks.demo import facts, gateway, partitions, purchases, report, run
+from actors.account_state import ACCEPTED, DONE, OPEN, WAITING, Attempt, pack
+from benchmarks.demo import centre, customers, facts, gateway, partitions, purchases, report, run
+from benchmarks.demo import sent as sending
+from benchmarks.demo.attempts import AttemptLog
 from benchmarks.demo.child import Child, ChildFailed
+from channels.accounts import AccountConfig, parse_accounts
+from channels.sms.message import Sms
 from hub.checkers import History, Published, Violation, check_all
 from hub.contract.decode import Rejection, decode
 from hub.contract.subjects import partition_of
-from hub.contract.types import Intent
+from hub.contract.types import Delivery, Intent
+from hub.ledger.audit import NotWhole
+from hub.ledger.port import LogRecord, Outbound
 from hub.policy.document import load_policy
 from tests.support.histories import MINUTE_MS, Recorder, intent
 
@@ -106,12 +116,14 @@ def test_every_mistake_is_one_and_there_is_every_kind():
 def test_the_gateway_knows_the_partitions_and_reports_everything_a_receipt_can_say():
     for key in ("00001", "c", "~group", "z" * 64):
         assert partitions.partition_of(key, 16) == partition_of(key, 16)
-    words = {word for n in range(500) for word in gateway.answers(f"shop:order-{n}:1")}
+    said = [gateway.answers(f"shop:order-{n}:1") for n in range(500)]
+    words = {word for answers in said for word in answers}
     assert {status for status, _ in words} == {"sent", "delivered", "read", "failed", "unknown"}
     assert {failure for _, failure in words} == {None, "dead_address", "provider"}
+    assert [("sent", None)] in said  # and never delivered: what `fallback_after` is for
 
 
-def demo_history() -> History:
+def shopping() -> Recorder:
     """The shop's first 800 purchases, decided by the product under the demo's policy."""
     recorder = Recorder(load_policy(run.POLICY))
     for one in purchases.messages(many(800), NOW, 16):
@@ -120,6 +132,23 @@ def demo_history() -> History:
         packed = one.headers.get("Content-Type") == "application/msgpack"
         recorder.take(lane, source, one.payload, packed)
     recorder.run_wakes(recorder.now)
+    return recorder
+
+
+def demo_history() -> History:
+    """And SMS that have ended."""
+    recorder = shopping()
+    for handed in [handed for handed in recorder.handed if handed.delivery.channel == "sms"]:
+        for status in ("sent", "delivered"):
+            delivery = handed.delivery
+            receipt = {
+                "delivery": delivery.id,
+                "customer": delivery.customer,
+                "status": status,
+                "at": delivery.at,
+                "provider_id": f"centre-{delivery.id}",
+            }
+            recorder.publish("receipt", receipt, "accounts")
     return recorder.history()
 
 
@@ -146,8 +175,8 @@ def test_violations_are_counted_and_shown():
         for n in range(7)
     ]
     text = printed(history, facts.gather(history, 0), violations)
-    (line,) = [line for line in text.splitlines() if line.startswith("│ inside quiet hours")]
-    assert " 7 " in line
+    (line,) = [line for line in text.splitlines() if line.startswith("inside quiet hours")]
+    assert " 7 of " in line
     assert "intent=i4" in text and "intent=i5" not in text and "2 more" in text
 
 
@@ -166,14 +195,226 @@ def printed(history: History, found: facts.Facts, violations: list[Violation]) -
         customers=facts.customers(history),
         deliveries=len(history.deliveries),
         outcomes=len(history.outcomes),
-        killed_pid=1,
+        killed=(1, 2),
         silence_s=0.5,
+        sms_silence_s=2.5,
         end_ms=history.end_ms,
     )
     output = io.StringIO()
-    report.show(Console(file=output, width=report.WIDTH), seen, found, violations)
+    sent = sent_of(history)
+    sms = sending.count(sent, history)
+    report.show(Console(file=output, width=report.WIDTH), seen, found, sent, sms, violations)
     assert max(map(len, output.getvalue().splitlines())) <= report.WIDTH
     return output.getvalue()
+
+
+# ---- the account ---------------------------------------------------------------------------------
+
+
+def account() -> AccountConfig:
+    text = run.ACCOUNTS.read_text(encoding="utf-8")
+    assert run.CENTRE_PORT in text
+    text = text.replace('{ file = "smsc-password" }', '{ env = "PASSWORD" }')
+    (config,) = parse_accounts(text, Path(), {"PASSWORD": "secret"})
+    assert (config.name, config.channel) == (run.ACCOUNT, run.CHANNEL)
+    return config
+
+
+def line_of(delivery: Delivery, at_ms: int) -> dict[str, Any]:
+    """What the centre writes down of a submission that it takes."""
+    sms = Sms(account().sms)
+    recipient, cut = sms.prepare(delivery)
+    assert len(cut.segments) == 1, delivery.id
+    return {
+        "kind": "submit",
+        "at": at_ms,
+        "id": f"centre-{delivery.id}",
+        "answer": "accept",
+        "from": "10690001",
+        "to": recipient.removeprefix("+"),
+        "coding": 0,
+        "part": 1,
+        "udh": "",
+        "content": cut.segments[0].payload.hex(),
+    }
+
+
+def sent_of(history: History, **more: Any) -> sending.Sent:
+    """All SMS of a history, each submitted once, a second after the one before."""
+    handed = [each for each in history.deliveries if each.delivery.channel == "sms"]
+    written = {
+        each.message.id: msgspec.json.decode(msgspec.json.encode(each.message.content))
+        for each in history.published
+        if isinstance(each.message, Intent)
+    }
+    lines = []
+    for n, each in enumerate(handed):
+        content = written[each.delivery.intent]  # of what was parked the recorder has no body
+        body = msgspec.Raw(msgspec.json.encode(content.get("sms", content)))
+        lines.append(line_of(msgspec.structs.replace(each.delivery, content=body), 2_000 * n))
+    known: dict[str, Any] = {
+        "account": account(),
+        "lines": lines,
+        "openings": [],
+        "decided": [],
+        "found_open": set(),
+        "said": [],
+        "last": max(each.sequence for each in handed),
+        "throttled_s": 1.5,
+    }
+    return sending.Sent(**known | more)
+
+
+def test_every_sms_names_its_intent_and_fits_one_part():
+    history = demo_history()
+    sent = sent_of(history)
+    assert sending.check(sent, history) == []
+    names = Counter(purchases.marked(centre.text_of(line)) for line in sent.lines)
+    assert len(names) == len(sent.lines) > 150 and None not in names
+    kinds = {name.partition("-")[0] for name in names if name}
+    assert kinds >= {"order", "offer", "code"}
+    counted = sending.count(sent, history)
+    assert counted.submitted == counted.reported["delivered"] == len(sent.lines)
+
+
+def test_what_the_centre_saw_is_held_against_the_streams():
+    history = demo_history()
+    good = sent_of(history)
+
+    def broken(sent: sending.Sent) -> set[str]:
+        return {each.kind for each in sending.check(sent, history)}
+
+    again = {**good.lines[7], "at": good.lines[-1]["at"] + 2_000}
+    assert broken(sent_of(history, lines=[*good.lines, again])) == {"submitted-twice"}
+    text = bytes.fromhex(good.lines[7]["content"]).replace(b"#", b"#x-").hex()
+    stranger = {**again, "content": text}
+    assert broken(sent_of(history, lines=[*good.lines, stranger])) == {"submitted-and-not-decided"}
+    at_once = [{**line, "at": 1_000} for line in good.lines]
+    assert "over-a-limit" in broken(sent_of(history, lines=at_once))
+    said = [customers.Said(0, "+" + good.lines[7]["to"], "R")]
+    assert broken(sent_of(history, said=said)) == {"confirmed-and-not-stored"}
+
+
+def test_a_refusal_ends_marketing():
+    recorder = Recorder(load_policy(run.POLICY))
+    to = {"sms": "+8613900000001"}
+    recorder.publish("normal", intent("before", "c1", category="marketing", to=to))
+    refusal = {"id": "r", "app": "accounts", "customer": "c1", "op": "dnd.set", "scope": "all"}
+    recorder.publish("command", refusal, "accounts")
+    recorder.now += 3_000
+    recorder.publish("normal", intent("after", "c1", category="marketing"))
+    recorder.publish("normal", intent("notice", "c1", category="service"))
+    history = recorder.history()
+    assert [each.delivery.intent for each in history.deliveries] == ["before", "notice"]
+    assert sending.after_refusals(history) == []
+    assert sending.count(sent_of(history, lines=[]), history).withheld == 1
+    wrong = msgspec.structs.replace(history.deliveries[0].delivery, intent="after")
+    history.deliveries[0] = msgspec.structs.replace(history.deliveries[0], delivery=wrong)
+    assert [each.intent for each in sending.after_refusals(history)] == ["after"]
+
+
+def test_what_receipts_say_follows_from_the_seed():
+    plan = centre.Plan(centre.SEED, centre.ODDS)
+    lines = []
+    for n in range(3_000):
+        text = f"text {n}".encode()
+        fate = plan.fate(b"8613900000001\0" + text)
+        lines.append(
+            {
+                "kind": "submit",
+                "to": "8613900000001",
+                "udh": "",
+                "content": text.hex(),
+                "id": f"{n}" if fate.taken else "",
+                "delivered": fate.delivered,
+            }
+        )
+    found = centre.receipts(lines)
+    assert set(found.values()) == {"delivered", "failed"}
+    taken = [line for line in lines if line["id"]]
+    assert all((found[line["id"]] == "delivered") is line["delivered"] for line in taken)
+
+
+def test_a_record_is_read_as_it_grows(tmp_path):
+    record = centre.Record(tmp_path / "record.jsonl")
+    assert record.read() == []
+    (tmp_path / "record.jsonl").write_bytes(b'{"at":1}\n{"at":')
+    assert record.read() == [{"at": 1}]
+    with open(tmp_path / "record.jsonl", "ab") as stream:
+        stream.write(b'2}\n{"at":3}\n')
+    assert record.read() == [{"at": 2}, {"at": 3}]
+    assert [line["at"] for line in record.lines] == [1, 2, 3]
+
+
+async def test_customers_answer_an_offer_once(tmp_path):
+    told: list[dict[str, Any]] = []
+
+    async def tell(line: dict[str, Any]) -> None:
+        told.append(line["mo"])
+
+    people = customers.Customers(centre.Record(tmp_path / "none"), tell)
+    for n in range(500):
+        for word in ("order", "offer", "offer"):
+            text = f"10% off. {purchases.mark(f'{word}-{n}')} Reply R to stop."
+            line = {"id": "1", "from": "10690001", "to": f"86139{n:08d}", "coding": 0}
+            await people.get(line | {"content": text.encode().hex()})
+    assert len(told) == len({mo["from"] for mo in told}) == len(people.said) > 10
+    sms = Sms(account().sms)
+    assert all(sms.is_opt_out(said.text) is said.refuses for said in people.said)
+    assert {said.refuses for said in people.said} == {True, False}
+
+
+def log_record(epoch: int, previous: int, **states: Any) -> bytes:
+    packed = {key.replace("_", ":", 1): pack(value) for key, value in states.items()}
+    return msgspec.msgpack.encode(LogRecord(1, "c", epoch, previous, 0, "", {}, packed))
+
+
+def test_the_accounts_log_tells_what_was_open_at_the_kill():
+    def attempt(state: int) -> Attempt:
+        return Attempt("sms", "sms", "c1", "shop", 3, 1, 0, 0, state=state)
+
+    log = AttemptLog(cast(Any, None), "sms", "sms", 16)
+    log.take_deliveries(3, b'[{"id":"x","account":"sms"},{"id":"y","account":"sms"}]')
+    log.take_record(5, log_record(1, 0))
+    log.take_record(6, log_record(1, 5, a_x=attempt(WAITING), a_y=attempt(OPEN)))
+    outbound = [Outbound("receipt", "c1", "m", b'{"delivery":"y","status":"sent"}')]
+    log.take_record(8, log_record(1, 6, a_x=attempt(OPEN), a_y=attempt(ACCEPTED), o_1=outbound))
+    assert log.unfinished(2) == {} and log.unfinished(4) == {"not read": 1}
+    assert log.unfinished(3) == {"open": 1, "accepted": 1}
+    log.take_record(9, log_record(2, 8))
+    log.take_record(11, log_record(2, 9, a_x=attempt(DONE), a_y=attempt(DONE)))
+    assert log.found_open == {"x"} and log.decided == [("y", "sent")]
+    assert not log.unfinished(3)
+    shown = [(each.sequence, each.delivery, each.open) for each in log.openings]
+    assert shown == [(6, "y", True), (8, "x", True), (8, "y", False), (11, "x", False)]
+    log.take_record(13, log_record(2, 12))
+    with pytest.raises(NotWhole):
+        log.unfinished(3)
+
+
+def test_fallbacks_are_counted_by_where_they_come_from():
+    recorder = Recorder(load_policy(run.POLICY))
+    to = {"wecom": "w", "sms": "+8613900000001"}
+    for name in ("a", "b", "c"):
+        recorder.publish("normal", intent(name, name, category="service", to=to))
+
+    def tell(delivery: str, status: str, **more: str) -> None:
+        customer, at = delivery.split(":")[1], "2026-03-27T05:00:00Z"
+        fields = {"delivery": delivery, "customer": customer, "status": status, "at": at}
+        recorder.publish("receipt", fields | more, "accounts")
+
+    tell("shop:a:1", "failed", **{"class": "provider"})
+    tell("shop:b:1", "failed", **{"class": "provider"})
+    recorder.now += MINUTE_MS
+    recorder.run_wakes(recorder.now)
+    tell("shop:a:2", "delivered")
+    tell("shop:b:2", "failed", **{"class": "provider"})
+    found = facts.gather(recorder.history(), recorder.now)
+    assert {tuple(step): dict(became) for step, became in found.fallbacks.items()} == {
+        ("wecom", "sms", "failed"): {"delivered": 1, "failed": 1},
+        ("wecom", "sms", "waited"): {"": 1},
+    }
+    assert found.gave_up == 1 and found.dispatched == {"wecom": 3, "sms": 3}
 
 
 def test_the_silence_after_a_kill_begins_with_it():
@@ -224,6 +465,14 @@ async def test_a_child_that_does_not_end_is_ended_and_says_why(tmp_path):
     with pytest.raises(ChildFailed, match=r"exit code -9.*\nwhat it was"):
         child.terminate()
     await child.clear_away(0)
+
+
+async def test_a_child_that_listens_is_told(tmp_path):
+    code = "import sys; sys.stdout.write(sys.stdin.readline())"
+    child = await Child.start("child", [sys.executable, "-c", code], tmp_path, listens=True)
+    await child.tell({"said": 1})
+    assert await child.line(20) == {"said": 1}
+    assert await child.ended(20) == 0
 
 
 async def test_lines_end_with_the_one_that_is_done(tmp_path):
