@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 import uvloop
 
 from actors.account_host import AccountHost
@@ -28,6 +27,7 @@ from benchmarks.idle import resident_bytes
 from channels.accounts import AccountConfig
 from channels.provider import Events, Provider, Submission
 from hub.clock import SystemClock
+from hub.service import logs
 
 
 class WatchedHost(AccountHost):
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--watch", action="store_true", help="note when submissions depart")
     parser.add_argument("--profile", default="", help="write a profile of it there")
     options = parser.parse_args()
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    logs.configure("warning")
     if not options.profile:
         uvloop.run(serve(options))
         return
