@@ -24,6 +24,7 @@ from actors.account_queue import Entry, Queue
 from actors.account_state import (
     ACCEPTED,
     DONE,
+    LINGER_MS,
     OPEN,
     UNKNOWN,
     WAITING,
@@ -31,6 +32,7 @@ from actors.account_state import (
     Attempt,
     account_key,
     attempt_key,
+    name_for,
     pack,
     peer_key,
     unpack_account,
@@ -61,8 +63,6 @@ HAND_OVER_TURN = 1_024
 """Deliveries handed to another account in one turn: a few messages of a batch."""
 ENDED_TURN = 1_000
 """Deliveries given back in one turn: their receipts must fit a log record."""
-LINGER_MS = 120_000
-"""How long the end of an attempt is remembered for receipts that contradict it."""
 OWN = "tact"
 """The `app` of what the account itself sends (answers to refusals); nobody is told of it."""
 
@@ -140,17 +140,18 @@ class Account:
 
     def take(self, delivery: Delivery, attempt: Attempt, now: int) -> None:
         """A delivery that has just been read from the ledger."""
-        key = attempt_key(delivery.id)
-        if self._effects.load(key) is not None:
+        name = name_for(self._effects.load, delivery)
+        if name is None:
             self._effects.count("tact_ignored_total", "delivery-repeated")
             return
+        key = attempt_key(name)
         if self.queue.size >= WAITING_MAX:
-            self._end(delivery.id, attempt, "failed", now, "throttled", "backlog-full")
+            self._end(name, attempt, "failed", now, "throttled", "backlog-full")
             return
         if self.gate.blocked_ms > now and 0 < attempt.expires_ms <= self.gate.blocked_ms:
-            self._end(delivery.id, attempt, "failed", now, "throttled", self.gate.blocked_by)
+            self._end(name, attempt, "failed", now, "throttled", self.gate.blocked_by)
             return
-        entry = Entry(delivery.id, attempt, delivery)
+        entry = Entry(name, attempt, delivery)
         if self._bodies >= BODIES_KEPT:
             entry.delivery = None
         else:
@@ -170,8 +171,8 @@ class Account:
             self.queue.add(entry)
             if attempt.wake_ms > now:
                 self.queue.postpone(entry, attempt.wake_ms)
-        if attempt.state != DONE and attempt.expires_ms and attempt.state == WAITING:
-            self._effects.wake(attempt.expires_ms, attempt_key(delivery))
+            if attempt.expires_ms:
+                self._effects.wake(attempt.expires_ms, attempt_key(delivery))
 
     def _used(self) -> bytes:
         """What was written down of the long limits."""
@@ -182,13 +183,12 @@ class Account:
         """The body that was asked for; None when the ledger no longer has it."""
         entry.fetching = False
         self._fetching -= 1
-        if entry.id not in self.queue.by_id:
-            pass  # it expired meanwhile
-        elif delivery is None:
+        waits = entry.id in self.queue.by_id  # else it expired meanwhile
+        if waits and delivery is None:
             self.queue.drop(entry)
             self._effects.count("tact_bodies_lost_total")
             self._end(entry.id, entry.attempt, "failed", now, "expired", "body-lost")
-        else:
+        elif waits:
             entry.delivery = delivery
             self._bodies += 1
         self.queue.free(entry.attempt.customer)

@@ -183,17 +183,19 @@ class Bodies(_Errands):
             await asyncio.sleep(RETRY_S)
             self._asked.setdefault(sequence, []).extend(asked)
         else:
-            self._loaded.extend((account, entry, bodies.get(entry.id)) for account, entry in asked)
+            for account, entry in asked:
+                place = entry.attempt.place
+                self._loaded.append((account, entry, bodies[place] if bodies else None))
         self._under_way -= 1
         self._pump()
         self._look()
 
-    async def _bodies(self, sequence: int) -> dict[str, Delivery]:
+    async def _bodies(self, sequence: int) -> list[Delivery]:
         payload = await self._ledger.stored(sequence)
         if payload is None:
-            return {}
+            return []
         found = decode_deliveries(payload)
-        return {one.id: one for one in (found if isinstance(found, list) else [found])}
+        return found if isinstance(found, list) else [found]
 
 
 class Snapshots(_Errands):

@@ -25,6 +25,7 @@ from actors.account_state import (
     WAITING,
     Attempt,
     attempt_key,
+    delivery_id,
     pack,
     unpack_attempt,
     unpack_early,
@@ -155,6 +156,7 @@ class AccountPartition:
         failure: FailureClass | None,
         code: str,
     ) -> None:
+        delivery = delivery_id(delivery)
         ids = [one for one in attempt.ids if one]
         receipt = _Told(
             delivery,
@@ -166,7 +168,8 @@ class AccountPartition:
             ids[0][:128] if ids else None,
         )
         payload = _encode(receipt)
-        self._send("receipt", attempt.customer, f"{delivery}/{status}", payload)
+        message_id = f"{delivery}/{attempt.customer}/{status}"
+        self._send("receipt", attempt.customer, message_id, payload)
         labels = (attempt.channel, attempt.account, status)
         self.counted["tact_receipts_total", labels] += 1
 

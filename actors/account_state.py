@@ -14,15 +14,20 @@ what it touched. Keys:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec import Struct, field
 
+from hub.contract.types import Delivery
 from hub.ledger.port import Outbound
 
 WAITING, OPEN, UNKNOWN, ACCEPTED, DONE = range(5)
 """Of an attempt. OPEN from before the provider is called until it has answered: one that is found
 OPEN after a crash may have been sent. UNKNOWN: it left and no answer came. ACCEPTED: receipts may
 follow. DONE: kept for a while, for receipts that come twice or contradict each other."""
+LINGER_MS = 120_000
+"""How long the end of an attempt is remembered for receipts that contradict it."""
 STATE_NAMES = ("waiting", "open", "unknown", "accepted", "done")
 
 
@@ -116,6 +121,23 @@ unpack_outbound = msgspec.msgpack.Decoder(list[Outbound]).decode
 def attempt_key(delivery: str) -> str:
     """Where the attempt of a delivery is kept."""
     return f"a:{delivery}"
+
+
+def name_for(load: Callable[[str], bytes | None], delivery: Delivery) -> str | None:
+    """What the attempt of a delivery is called: its id, with the customer behind it where an
+    application has given one intent id to two of them. None: this attempt is known already."""
+    for name in (delivery.id, f"{delivery.id} {delivery.customer}"):
+        packed = load(attempt_key(name))
+        if packed is None:
+            return name
+        if unpack_attempt(packed).customer == delivery.customer:
+            break
+    return None
+
+
+def delivery_id(name: str) -> str:
+    """The delivery's id in the name of an attempt."""
+    return name.partition(" ")[0]
 
 
 def part_key(account: str, provider_id: str) -> str:

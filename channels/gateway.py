@@ -272,7 +272,7 @@ class Gateway:
             message["code"] = code[:CODE_CHARS]
         if provider_id:
             message["provider_id"] = provider_id
-        name = f"receipt/{self.name}/{delivery}/{status}"
+        name = f"receipt/{self.name}/{delivery}/{customer}/{status}"
         await self._publish("receipt", customer, message, name)
         self.counts[status] += 1
 

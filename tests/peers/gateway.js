@@ -45,7 +45,7 @@ async function report(js, delivery, word) {
   const { id, customer } = delivery;
   const receipt = { delivery: id, customer, at: new Date().toISOString(), ...word };
   const header = headers();
-  header.set("Nats-Msg-Id", `receipt/${NAME}/${id}/${word.status}`);
+  header.set("Nats-Msg-Id", `receipt/${NAME}/${id}/${customer}/${word.status}`);
   const subject = `hub.to.receipt.${NAME}.${customer}`;
   for (;;) {
     try {

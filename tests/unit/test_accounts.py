@@ -202,6 +202,17 @@ async def test_more_than_is_kept_in_memory_waits_and_leaves(bench: Bench) -> Non
     assert sorted(id for _, id in bench.log) == [f"shop:{id}:1" for id in ids]
 
 
+@scene()
+async def test_two_customers_may_have_the_same_intent_id(bench: Bench) -> None:
+    bench.deliver("a", customer="ann", to="+8613800000001")
+    bench.deliver("a", customer="bob", to="+8613800000002")
+    bench.deliver("a", customer="bob", to="+8613800000002")  # the same again is a repeat
+    await bench.until(lambda: len(bench.told()) == 2)
+    assert bench.told() == ["shop:a:1 sent", "shop:a:1 sent"]
+    assert {receipt["customer"] for receipt in bench.lane("receipt")} == {"ann", "bob"}
+    assert len(bench.log) == 2
+
+
 @scene(config(limits=LimitsTable(account=["5/s"])))
 async def test_never_over_a_limit(bench: Bench) -> None:
     bench.deliver(*(f"n{i}" for i in range(40)))
