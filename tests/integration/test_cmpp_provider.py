@@ -122,7 +122,7 @@ async def test_what_was_not_confirmed_comes_again_on_the_next_connection(ismg: I
         await until(lambda: told.up)
         ismg.say("13800138001", "10690001", "hello")
         await until(lambda: told.inbounds)
-        ismg.clients[0].cut()
+        ismg.links[0].cut()
         await until(lambda: len(told.inbounds) == 2)
         first, again = told.inbounds
         assert first.id == again.id
@@ -165,7 +165,7 @@ async def test_several_connections_share_the_load(ismg: Ismg) -> None:
         for number in range(6):
             provider.submit(submission(provider, name=f"d{number}", to=f"+861380013800{number}"))
         await until(lambda: len(told.answers) == 6)
-        ismg.clients[0].cut()
+        ismg.links[0].cut()
         await until(lambda: [link.window for link in told.links][-2:] == [4, 6])
 
 
@@ -258,7 +258,7 @@ def test_under_uvloop() -> None:
             await until(lambda: told.up)
             provider.submit(submission(provider, LONG))
             await until(lambda: len(told.receipts) == 3)
-            server.clients[0].cut()
+            server.links[0].cut()
             await until(lambda: len(told.links) == 3)
             assert [link.window for link in told.links] == [16, 0, 16]
         await server.stop()

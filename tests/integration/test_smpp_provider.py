@@ -224,7 +224,7 @@ async def test_a_transmitter_and_a_receiver() -> None:
         await account.up()
         send(provider)
         await account.until(lambda: account.receipts)
-        assert len(centre.binds) == 2
+        assert len(centre.links) == 2
 
 
 async def test_parts_confirmed_at_once_for_a_centre_that_waits_for_it() -> None:

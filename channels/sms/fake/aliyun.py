@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from channels.sms.fake.faults import Fate, Plan, Recorder, add_arguments, plan_of
-from channels.sms.fake.urlgateway import HttpFake, serve
+from channels.sms.fake import command
+from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.urlgateway import HttpFake
 from channels.sms.web.signing import signature, string_to_sign
 from hub.clock import Clock, SystemClock
 
@@ -152,24 +153,25 @@ def _said(status: int, code: str, message: str, **more: str) -> web.Response:
     return web.json_response({**body, **more}, status=status)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="aliyun", description="Aliyun's SendSms, for trying.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--key-id", default="testId")
-    parser.add_argument("--secret", default="testSecret")
-    parser.add_argument("--report-url", default="", help="where receipts are pushed to")
-    add_arguments(parser)
-    arguments = parser.parse_args(argv)
+async def _serve(arguments: argparse.Namespace) -> None:
     fake = FakeAliyun(
         key_id=arguments.key_id,
         secret=arguments.secret,
         report_url=arguments.report_url,
-        plan=plan_of(arguments),
+        plan=command.plan_of(arguments),
         recorder=Recorder(arguments.record),
     )
-    asyncio.run(serve(fake, arguments.host, arguments.port))
+    url = await fake.start(arguments.host, arguments.port)
+    await command.serve(fake, {"port": fake.port, "url": url})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = command.parser("aliyun", "Aliyun's SendSms, for trying.")
+    parser.add_argument("--key-id", default="testId")
+    parser.add_argument("--secret", default="testSecret")
+    parser.add_argument("--report-url", default="", help="where receipts are pushed to")
+    command.run(_serve(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ again, so that what was throttled once can pass later.
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -24,6 +24,9 @@ forgotten begins again with its first fate."""
 
 RECORD_LINES: Final = 256
 """Lines a `Recorder` holds before it writes them: one write in 100 ms at 2,000 messages/s."""
+
+FLUSH_S: Final = 0.2
+"""How often what a `Recorder` holds goes to the file."""
 
 _SPACE: Final = float(1 << 64)
 
@@ -160,6 +163,12 @@ class Recorder:
     def __init__(self, path: str | Path | None = None) -> None:
         self._file = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115
         self._lines: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Flush now and every FLUSH_S, until `close`."""
+        self.flush()
+        self._timer = asyncio.get_running_loop().call_later(FLUSH_S, self.start)
 
     def write(self, fact: dict[str, Any]) -> None:
         """One line; in the file at the latest after RECORD_LINES of them or `flush`."""
@@ -170,7 +179,7 @@ class Recorder:
             self.flush()
 
     def flush(self) -> None:
-        """Put into the file what is held back; called by the fakes a few times a second."""
+        """Put into the file what is held back."""
         if self._file is not None and self._lines:
             self._file.write("\n".join(self._lines) + "\n")
             self._file.flush()
@@ -178,22 +187,9 @@ class Recorder:
 
     def close(self) -> None:
         """Flush and close."""
+        if self._timer is not None:
+            self._timer.cancel()
         self.flush()
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every fake: `--seed`, one for each of `Odds`, `--record`."""
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--record", default=None, metavar="FILE", help="JSON lines of submissions")
-    for field in msgspec.structs.fields(Odds):
-        option = "--" + field.name.replace("_", "-")
-        parser.add_argument(option, type=float, default=field.default, dest=field.name)
-
-
-def plan_of(arguments: argparse.Namespace) -> Plan:
-    """The plan that the options ask for."""
-    names = [field.name for field in msgspec.structs.fields(Odds)]
-    return Plan(arguments.seed, Odds(**{name: getattr(arguments, name) for name in names}))

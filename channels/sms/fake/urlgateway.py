@@ -12,11 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import signal
-import stat
-import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -24,12 +19,13 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
-import structlog
 from aiohttp import web
 from msgspec import Struct
 from yarl import URL
 
-from channels.sms.fake.faults import Fate, Plan, Recorder, add_arguments, plan_of
+from channels.sms.fake import command
+from channels.sms.fake.command import Line, Said
+from channels.sms.fake.faults import Fate, Plan, Recorder
 
 SEEN: Final = 10_000
 """Messages kept for whoever asks, newest last."""
@@ -40,11 +36,6 @@ CALL_TIMEOUT_S: Final = 10.0
 BODY_BYTES: Final = 64 * 1024
 """Of one request."""
 
-
-FLUSH_S: Final = 0.2
-"""How often what is recorded goes to the file."""
-
-_log = structlog.get_logger(__name__)
 _LATER: Final = "Temporal failure, try again later."
 
 
@@ -72,7 +63,6 @@ class HttpFake:
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._flusher: asyncio.TimerHandle | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the URL."""
@@ -87,7 +77,7 @@ class HttpFake:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S))
         self.port = self._runner.addresses[0][1]
         self.url = f"http://{host}:{self.port}"
-        self._flush()
+        self.recorder.start()
         return self.url
 
     async def stop(self) -> None:
@@ -100,13 +90,7 @@ class HttpFake:
             await self._session.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        if self._flusher is not None:
-            self._flusher.cancel()
         self.recorder.close()
-
-    def _flush(self) -> None:
-        self.recorder.flush()
-        self._flusher = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     async def answer(self, path: str, fields: dict[str, str], method: str) -> web.Response | None:
         """What a request is answered with; None: nothing, and the connection is cut."""
@@ -115,6 +99,11 @@ class HttpFake:
     async def customer_writes(self, sender: str, text: str) -> int:
         """Bring a customer's message to the hub, once. Gives the status, 0 without an answer."""
         raise NotImplementedError
+
+    async def hear(self, line: bytes) -> None:
+        """A line of standard input. Raises MsgspecError."""
+        said = msgspec.json.decode(line, type=Line[Said]).mo
+        await self.customer_writes(said.sender, said.text)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.count("requests")
@@ -251,66 +240,25 @@ class FakeUrlGateway(HttpFake):
         return await self.call(url) if url else 0
 
 
-class _Said(Struct, forbid_unknown_fields=True):
-    sender: str = msgspec.field(name="from")
-    text: str
-
-
-class _Line(Struct, forbid_unknown_fields=True):
-    mo: _Said
-
-
-async def _listen_to(fake: HttpFake) -> None:
-    """Customers' messages from standard input, until its end."""
-    if not (sys.stdin.isatty() or stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)):
-        return  # /dev/null or a file: nobody will write
-    reader = asyncio.StreamReader(limit=BODY_BYTES)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
-    while line := await reader.readline():
-        try:
-            said = msgspec.json.decode(line, type=_Line).mo
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            _log.warning("line not understood", error=type(error).__name__)
-            continue
-        await fake.customer_writes(said.sender, said.text)
-
-
-async def serve(fake: HttpFake, host: str, port: int) -> None:
-    """Run until SIGTERM or SIGINT; says where it listens, and in the end what it has counted."""
-    await fake.start(host, port)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    sys.stdout.write(json.dumps({"port": fake.port, "url": fake.url}) + "\n")
-    sys.stdout.flush()
-    listening = asyncio.create_task(_listen_to(fake))
-    await stop.wait()
-    listening.cancel()
-    await asyncio.wait([listening])
-    await fake.stop()
-    sys.stdout.write(json.dumps({"counts": fake.counts}) + "\n")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="urlgateway", description="A URL gateway like Kannel's.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--user", default="tact")
-    parser.add_argument("--password", default="secret")
-    parser.add_argument("--inbound-url", default="", help="called with a customer's message")
-    add_arguments(parser)
-    arguments = parser.parse_args(argv)
+async def _serve(arguments: argparse.Namespace) -> None:
     fake = FakeUrlGateway(
         user=arguments.user,
         password=arguments.password,
         inbound_url=arguments.inbound_url,
-        plan=plan_of(arguments),
+        plan=command.plan_of(arguments),
         recorder=Recorder(arguments.record),
     )
-    asyncio.run(serve(fake, arguments.host, arguments.port))
+    url = await fake.start(arguments.host, arguments.port)
+    await command.serve(fake, {"port": fake.port, "url": url})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = command.parser("urlgateway", "A URL gateway like Kannel's.")
+    parser.add_argument("--user", default="tact")
+    parser.add_argument("--password", default="secret")
+    parser.add_argument("--inbound-url", default="", help="called with a customer's message")
+    command.run(_serve(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":
