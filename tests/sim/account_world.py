@@ -244,7 +244,7 @@ class AccountWorld:
                 for one in unpack_outbound(packed):
                     self._outboxed.add(one.message_id)
                     if one.lane == "receipt":
-                        delivery, _, status = one.message_id.rpartition("/")
+                        delivery, _, status = one.message_id.rsplit("/", 2)
                         self.decided.append((delivery, status))
             elif key.startswith("p:") and packed is not None:
                 for report in self._early.pop(key, ()):
