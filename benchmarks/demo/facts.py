@@ -153,6 +153,9 @@ def _rank(state: str) -> int:
 def _rule(told: Told) -> str:
     """The rule that decides until when: the last to be ready, or the one that never is."""
     blocks = told.outcome.rules or ()
+    for block in blocks:  # a refusal is about every channel
+        if block.kind == "dnd" and block.ready_at is None:
+            return block.rule
     ready = [block for block in blocks if block.ready_at is not None]
     if not ready:
         return " + ".join(sorted({block.rule for block in blocks}))

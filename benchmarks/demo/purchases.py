@@ -205,7 +205,7 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
 
 def _code_message(purchase: Purchase) -> Outgoing:
     customer = purchase.customer
-    code = {
+    code: dict[str, Any] = {
         "id": f"code-{purchase.number}",
         "app": APP,
         "customer": customer,

@@ -18,7 +18,7 @@ from hub.checkers import Violation
 from hub.checkers.records import FAILED
 
 WIDTH = 100
-SUPPRESSED_SHOWN = 5
+SUPPRESSED_SHOWN = 6
 VIOLATIONS_SHOWN = 5
 
 PROMISES = {
@@ -30,7 +30,7 @@ PROMISES = {
     "quiet-hours": ("inside quiet hours", "deliveries"),
     "in-order": ("out of order", "deliveries"),
     "reason-given": ("no reason given", "outcomes"),
-    "taken-back": ("failed ones still counted", "outcomes"),
+    "taken-back": ("failed ones counted", "outcomes"),
     "fallback": ("fallback without a cause", "fallbacks"),
     "sent-once": ("submitted twice", "sent"),
     "one-open-attempt": ("more than one open attempt", "attempts"),
@@ -87,7 +87,7 @@ def show(
         console.print(f"  … and {len(violations) - VIOLATIONS_SHOWN:,} more", style="red")
 
 
-def _table(*columns: str, ratios: tuple[int, ...] = (24, 9, 67)) -> Table:
+def _table(*columns: str, ratios: tuple[int, ...] = (26, 9, 65)) -> Table:
     """The name of its first column is the table's."""
     table = Table(box=None, width=WIDTH, pad_edge=False, header_style="bold underline")
     for number, column in enumerate(columns):
@@ -181,9 +181,9 @@ def _add_most_common(
 def _until(until: Until, now_ms: float) -> str:
     if until.first_ms is None or until.last_ms is None:
         return "until somebody releases it"
-    first, last = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (until.first_ms, until.last_ms))
+    first = datetime.fromtimestamp(until.first_ms / 1000, UTC)
     minutes = max(0, round((until.last_ms - now_ms) / 60_000))
-    return f"until {first:%H:%M} to {last:%H:%M} UTC, {minutes // 60} h {minutes % 60:02d} from now"
+    return f"next at {first:%H:%M} UTC, the last in {minutes // 60} h {minutes % 60:02d}"
 
 
 def _sent(facts: Facts, sent: Sent, sms: SentFacts) -> Table:
@@ -271,7 +271,7 @@ def _promises(
     for promise, (name, what) in PROMISES.items():
         style = "bold red" if found[promise] else "bold green"
         cells.append((name, f"[{style}]{found[promise]:,}[/] of {among[what]:,} {what}"))
-    table = _table("What was promised", "broken", "", "broken", ratios=(25, 25, 27, 23))
+    table = _table("What was promised", "broken", "", "broken", ratios=(23, 25, 29, 23))
     half = (len(cells) + 1) // 2
     for left, right in zip_longest(cells[:half], cells[half:], fillvalue=("", "")):
         table.add_row(*left, *right)
