@@ -10,7 +10,7 @@ import pytest
 
 from actors import pacer as pacer_module
 from actors.breaker import Breaker
-from actors.pacer import UNLIMITED, Pacer
+from actors.pacer import BURST_MS, UNLIMITED, Pacer
 from actors.quota import Limit, Quota, parse_limit
 from actors.window import guarded_ms
 
@@ -23,7 +23,11 @@ def limits(*texts: str, per: str = "account") -> tuple[Limit, ...]:
 
 
 def departures(
-    rules: tuple[Limit, ...], seconds: float, late_ms: float, units: int = 1, burst_ms: float = 8.0
+    rules: tuple[Limit, ...],
+    seconds: float,
+    late_ms: float,
+    units: int = 1,
+    burst_ms: float = BURST_MS,
 ) -> list[float]:
     """When messages of `units` leave that are always waiting, with timers up to `late_ms` late."""
     lateness = random.Random(7)
@@ -74,9 +78,9 @@ def test_the_rate_of_a_minute_is_that_of_the_limit(rules, units, wanted, late_ms
 
 
 def test_departures_are_even():
-    left = departures(limits("50/s"), 10, 2.0)
+    left = departures(limits("50/s"), 10, 2.0, burst_ms=8.0)
     gaps = [later - earlier for earlier, later in pairwise(left)]
-    # Each is late by up to 2 ms, and what leaves early at the beginning leaves a gap a second later.
+    # Each is late by up to 2 ms; what leaves early at first leaves a gap a second later.
     assert min(gaps) > 20 - 8 - 2.1 and max(gaps) < 20.1 + 8 + 2.1
     assert sum(abs(gap - 20) < 4.2 for gap in gaps) > 0.95 * len(gaps)
     # 8 ms of 500/s are four units that may leave beside the one that is due.
@@ -92,7 +96,7 @@ def test_the_burst_makes_up_for_lateness_and_the_window_holds_even_so():
 
 
 def test_a_message_larger_than_a_limit_leaves_alone_and_is_paid_for():
-    pacer = Pacer(limits("10/s"))
+    pacer = Pacer(limits("10/s"), 8.0)
     pacer.take("a", "r", 1, NOW)
     at = pacer.ready("a", "r", 12, NOW).at_ms
     assert at == NOW + guarded_ms(1_000), "when the window is empty"
@@ -212,7 +216,7 @@ def test_an_account_without_limits_is_halved_from_what_it_did():
 
 
 def test_the_allowance_is_about_what_leaves():
-    pacer = Pacer(limits("50/s"))
+    pacer = Pacer(limits("50/s"), 8.0)
     assert 10 <= pacer.allowance(NOW, 200) <= 11
     assert 99 <= pacer.allowance(NOW, 2_000) <= 101
     for _ in range(10):

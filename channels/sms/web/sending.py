@@ -1,5 +1,5 @@
-"""Submissions on their way over HTTP: a bounded number of workers, and what they learn about the
-connection told to the account.
+"""Submissions on their way over HTTP: a bounded number at a time, and what they learn about the
+connection told to the account. An account that sends nothing costs nothing.
 
 HTTP has no connection to watch, so the link is up until a request could not leave (then a bare
 connection is tried, with growing pauses) or the provider says that something must be put right by a
@@ -60,59 +60,50 @@ class HttpSender:
         self._account = account
         self._events = events
         self._chance = chance
-        self._queue: asyncio.Queue[Submission] = asyncio.Queue(maxsize=connections)
-        self._open = 0
-        """Submissions without an answer: waiting or on the wire."""
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._workers: list[asyncio.Task[None]] = []
+        self._open: set[asyncio.Task[None]] = set()
+        """Submissions without an answer."""
+        self._started = False
         self._recovery: asyncio.Task[None] | None = None
         self._backoff_s = BACKOFF_FIRST_S
 
     def start(self) -> None:
         """Take submissions from now on."""
-        self._workers = [
-            asyncio.create_task(self._work(), name=f"{self._account}-http-{number}")
-            for number in range(self._connections)
-        ]
+        self._started = True
         self._events.link(Link(window=self._connections))
 
     def submit(self, submission: Submission) -> None:
-        """Send it as soon as a worker is free. Beyond the window, and when stopped, it is handed
-        back at once (`retry`)."""
-        if not self._workers or self._open >= self._connections:
+        """Send it now. Beyond the window, and when stopped, it is handed back at once (`retry`)."""
+        if not self._started or len(self._open) >= self._connections:
             self._events.answered(submission.delivery, Answer("retry", code="window"))
             return
-        self._open += 1
-        self._idle.clear()
-        self._queue.put_nowait(submission)
+        self._open.add(asyncio.create_task(self._work(submission)))
 
     async def stop(self, drain_s: float) -> None:
-        """Wait for answers under way, then cut. What was on the wire is answered `unknown`, what
-        was still waiting `retry`."""
-        workers, self._workers = self._workers, []
-        try:
-            async with asyncio.timeout(drain_s):
-                await self._idle.wait()
-        except TimeoutError:
-            _log.warning("http.cut", account=self._account, unanswered=self._open)
-        tasks = [*workers, *([self._recovery] if self._recovery else [])]
+        """Wait for answers under way, then cut: what was on the wire is answered `unknown`."""
+        self._started = False
+        tasks = set(self._open)
+        if tasks and drain_s > 0:
+            _, tasks = await asyncio.wait(tasks, timeout=drain_s)
+        if tasks:
+            _log.warning("http.cut", account=self._account, unanswered=len(tasks))
+        if self._recovery is not None:
+            tasks.add(self._recovery)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        while not self._queue.empty():
-            self._answered(self._queue.get_nowait(), Answer("retry", code="stopped"))
         await self._client.close()
 
-    async def _work(self) -> None:
-        while True:
-            submission = await self._queue.get()
-            answer = Answer("unknown", code="stopped")
-            try:
-                answer = await self._sent(submission)
-            finally:
-                self._answered(submission, answer)
+    async def _work(self, submission: Submission) -> None:
+        answer = Answer("unknown", code="stopped")
+        try:
+            answer = await self._sent(submission)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._open.discard(task)  # first: the answer makes room for the next
+            self._events.counted("tact_provider_total", self._account, answer.kind)
+            self._events.answered(submission.delivery, answer)
 
     async def _sent(self, submission: Submission) -> Answer:
         try:
@@ -123,7 +114,7 @@ class HttpSender:
         except Unanswered as error:
             return Answer("unknown", code=error.code)
         except Exception as error:
-            # A bug in a provider must not end the worker. Its text may quote the message: not told.
+            # A bug in a provider is an answer too. Its text may quote the message: not told.
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{frame.filename}:{frame.lineno}"
             _log.error("http.bug", account=self._account, error=type(error).__name__, at=place)
@@ -133,15 +124,8 @@ class HttpSender:
             self._down(outcome.stop, config=True)
         return outcome.answer
 
-    def _answered(self, submission: Submission, answer: Answer) -> None:
-        self._open -= 1
-        if not self._open:
-            self._idle.set()
-        self._events.counted("tact_provider_total", self._account, answer.kind)
-        self._events.answered(submission.delivery, answer)
-
     def _down(self, reason: str, *, config: bool) -> None:
-        if self._recovery is not None or not self._workers:
+        if self._recovery is not None or not self._started:
             return
         _log.warning("http.down", account=self._account, reason=reason, config=config)
         self._events.link(Link(window=0, reason=reason, config=config))
