@@ -72,15 +72,14 @@ class AccountStreams(JetStreamLedger):
 
         for one in outbound:
             await self._publisher.room()
+            group = one.lane, partition_of(one.customer, self.partitions)
+            subject = publish_subject(one.lane, ACCOUNTS, one.customer)
             # What failed may release a body for the next channel: alone, so that an array never
             # releases more than one turn takes.
             alone = one.message_id.endswith("/failed")
-            group = (
-                one.lane,
-                one.message_id if alone else partition_of(one.customer, self.partitions),
+            self._publisher.put(
+                group, Outgoing(subject, one.payload, one.message_id, settle, alone)
             )
-            subject = publish_subject(one.lane, ACCOUNTS, one.customer)
-            self._publisher.put(group, Outgoing(subject, one.payload, one.message_id, settle))
         if outbound:
             await done
         if failed:

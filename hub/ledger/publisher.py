@@ -41,6 +41,8 @@ class Outgoing(Struct):
     payload: bytes
     message_id: str
     settle: Settle
+    alone: bool = False
+    """Never in an array, but in its place among the others."""
 
 
 class _Group:
@@ -198,6 +200,8 @@ def _take(waiting: deque[Outgoing]) -> list[Outgoing]:
     message = [waiting.popleft()]
     size = len(message[0].payload) + 2
     while waiting and len(message) < limits.ARRAY_OBJECTS:
+        if message[0].alone or waiting[0].alone:
+            break
         size += len(waiting[0].payload) + 1
         if size > limits.MESSAGE_BYTES:
             break

@@ -75,7 +75,12 @@ class Bench:
         self.results: dict[int, int | TactError] = {}
 
     async def put(
-        self, number: int, group: str = "a", size: int = 0, then: Callable[[], object] | None = None
+        self,
+        number: int,
+        group: str = "a",
+        size: int = 0,
+        then: Callable[[], object] | None = None,
+        alone: bool = False,
     ) -> None:
         """Put an object; `then` is called when it is settled."""
 
@@ -86,7 +91,7 @@ class Bench:
 
         await self.publisher.room()
         payload = str(number).encode() + b" " * size
-        self.publisher.put(group, Outgoing(f"s.{group}", payload, f"id-{number}", settle))
+        self.publisher.put(group, Outgoing(f"s.{group}", payload, f"id-{number}", settle, alone))
 
 
 @pytest.fixture
@@ -122,6 +127,14 @@ async def test_what_is_put_in_one_turn_of_the_loop_travels_together(bench: Bench
     await bench.server.answer()
     await bench.server.answer()
     assert bench.server.objects == [list(range(limits.ARRAY_OBJECTS)), [limits.ARRAY_OBJECTS]]
+
+
+async def test_one_that_is_to_be_alone_keeps_its_place(bench: Bench) -> None:
+    for number in range(5):
+        await bench.put(number, alone=number == 2)
+    for _ in range(3):
+        await bench.server.answer()
+    assert bench.server.objects == [[0, 1], [2], [3, 4]]
 
 
 async def test_groups_do_not_wait_for_each_other(bench: Bench) -> None:
