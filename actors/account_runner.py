@@ -274,7 +274,9 @@ class AccountRunner:
                 account.configure(config, self._clock.now_ms())
                 self._dirty[name] = account
                 continue
-            await self._disconnect(partition, account, DRAIN_S)
+            mailbox = await self._disconnect(account, DRAIN_S)
+            await self._settle(partition)
+            mailbox.closed = True
             del partition.accounts[name]
             waiting = [(entry.id, entry.attempt) for entry in account.queue]
             again = self._account(partition, name)
@@ -284,19 +286,20 @@ class AccountRunner:
                 else:
                     account.refuse(delivery, "config", "no-such-account", self._clock.now_ms())
 
-    async def _disconnect(
-        self, partition: AccountPartition, account: Account, drain_s: float
-    ) -> None:
+    async def _disconnect(self, account: Account, drain_s: float) -> Mailbox:
         """Take back what has not left, wait for answers, end the connection."""
         account.take_back(self._clock.now_ms())
         self._leaving.pop(account.name, None)
         provider, mailbox = self._providers.pop(account.name)
         await provider.stop(drain_s)
+        return mailbox
+
+    async def _settle(self, partition: AccountPartition) -> None:
+        """Commit what was heard, in as many turns as it takes, outside of the loop."""
         self._hear()
-        while self._inbox and not partition.lost:  # more than one record holds
+        while partition.touched and not partition.lost:
             await self._commit(partition.close(self._clock.now_ms()))
             self._hear()
-        mailbox.closed = True
 
     async def _drop(self, number: int, drain_s: float) -> None:
         """Give a partition up; in order when `drain_s` is given and it is still ours."""
@@ -307,11 +310,11 @@ class AccountRunner:
             drain_s = 0.0
             for account in partition.accounts.values():
                 self._providers[account.name][1].closed = True
-        await asyncio.gather(
-            *(self._disconnect(partition, a, drain_s) for a in list(partition.accounts.values()))
-        )
-        if not partition.lost and partition.touched:
-            await self._commit(partition.close(self._clock.now_ms()))
+        accounts = list(partition.accounts.values())
+        mailboxes = await asyncio.gather(*(self._disconnect(a, drain_s) for a in accounts))
+        await self._settle(partition)
+        for mailbox in mailboxes:
+            mailbox.closed = True
         for name in partition.accounts:
             self._dirty.pop(name, None)
             self._leaving.pop(name, None)
