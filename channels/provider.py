@@ -40,7 +40,8 @@ class Unsendable(TactError):
     def __init__(
         self, message: str, *, failure: FailureClass, code: str = "", **facts: Any
     ) -> None:
-        super().__init__(message, failure=failure, provider_code=code, **facts)
+        # Unpickled it is called with its facts, the provider's code among them.
+        super().__init__(message, failure=failure, **({"provider_code": code} | facts))
 
     @property
     def failure(self) -> FailureClass:
@@ -49,14 +50,6 @@ class Unsendable(TactError):
     @property
     def provider_code(self) -> str:
         return str(self.facts["provider_code"])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unsendable, (self.message, self.facts)
-
-
-def _unsendable(message: str, facts: dict[str, Any]) -> Unsendable:
-    rest = {k: v for k, v in facts.items() if k not in ("failure", "provider_code")}
-    return Unsendable(message, failure=facts["failure"], code=facts["provider_code"], **rest)
 
 
 class Prepared(Struct, frozen=True):

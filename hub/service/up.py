@@ -186,8 +186,8 @@ class Hub:
             "pids": {
                 "nats": self._nats_pid(),
                 "hosts": self._watch.pids(),
-                "accounts": self._watch.account_pids(),
-            },
+            }
+            | ({"accounts": self._watch.account_pids()} if config.accounts else {}),
         }
 
     async def stop(self) -> None:

@@ -12,19 +12,30 @@ from hub.errors import PolicyError, TactError
 from tests.support.tidy import modules
 
 RETRYABLE = {
+    "GatewayFull": "there is room again when the hub has caught up",
+    "GatewayUnavailable": "connections come back",
     "HubAway": "no hub answers yet: it may be starting",
     "HubFull": "there is room again when the hub has caught up",
     "HubLost": "whoever keeps the hub alive starts it again",
     "HubUnavailable": "connections come back",
     "LedgerFull": "there is room again when something was purged, or a person came",
     "LedgerUnavailable": "servers come back, and elect leaders",
+    "LostError": "centres come back",
     "NatsExited": "the server may start at the second try",
     "NoOwner": "partitions are claimed again within seconds",
+    "NotSent": "providers come back",
     "RayFailed": "Ray may start at the second try",
 }
 """Every error after which the same call may go well, and why. All others need a change first."""
 
-EXTRA = {"PublishFailed": {"results": [7, PolicyError("no", place="x")]}}
+EXTRA: dict[str, dict[str, object]] = {
+    "PublishFailed": {"results": [7, PolicyError("no", place="x")]},
+    "Unsendable": {"failure": "dead_address", "code": "EC_1"},
+    "PduError": {"status": 2},
+    "BadLength": {"status": 2},
+    "BadBody": {"status": 2, "command": 4},
+    "UnknownCommand": {"status": 3, "sequence": 9},
+}
 """What a constructor takes beside the message."""
 
 
@@ -74,7 +85,7 @@ def test_an_error_survives_pickling(kind: type[TactError], protocol: int) -> Non
     assert type(copy) is kind
     assert told(copy) == told(error)
     assert (str(copy), copy.retry_after_ms) == ("what to do", 250)
-    assert copy.facts == {"place": "caps[0]", "partitions": [3, 5]}
+    assert (copy.facts["place"], copy.facts["partitions"]) == ("caps[0]", [3, 5])
 
 
 def test_no_two_errors_share_a_code() -> None:
