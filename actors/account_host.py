@@ -46,7 +46,7 @@ class AccountHost(HostShell):
     answers_at_once = CALLBACKS_AT_ONCE
 
     def __init__(self, settings: HubSettings, name: str) -> None:
-        super().__init__(settings, name)
+        super().__init__(settings, name, self._answer)
         self._accounts: Sequence[AccountConfig] = settings.accounts
         self._chance = random.Random()
         self.ledger: AccountStreams | None = None

@@ -18,6 +18,7 @@ from actors.account_partition import AccountPartition, TurnChanges, handed_subje
 from actors.account_queue import Entry
 from actors.account_state import pack
 from actors.batch import arrays
+from actors.snapshots import store_snapshot
 from hub import limits
 from hub.clock import Clock
 from hub.contract.subjects import delivery_subject, log_subject
@@ -215,18 +216,5 @@ class Snapshots(_Errands):
                 image = partition.copy()
                 partition.log_bytes = 0
                 partition.snapshot_bytes = sum(map(len, image.states.values()))
-                self._start(self._store(image))
+                self._start(store_snapshot(self._ledger, image))
                 return
-
-    async def _store(self, image: PartitionImage) -> None:
-        try:
-            await self._ledger.snapshot(
-                image.partition,
-                image.fence,
-                image.at_ms,
-                image.checkpoint,
-                image.states,
-                image.epoch,
-            )
-        except TactError as error:  # the log is still whole: only the next recovery is longer
-            log.warning("snapshot-failed", partition=image.partition, code=error.code)

@@ -19,7 +19,7 @@ import contextlib
 import heapq
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ from actors.account_mail import Answered, Letter, Linked, Mailbox, Reported, Wri
 from actors.account_partition import AccountPartition, TurnChanges, attempt_of
 from actors.account_receipts import hear, know_peer, learn_ids, receive
 from actors.account_state import ACCEPTED, attempt_key
+from actors.orders import Orders
 from channels.accounts import AccountConfig
 from channels.provider import Events, Provider
 from channels.registry import PROVIDERS
@@ -52,7 +53,6 @@ from hub.metrics import Metrics
 
 log = structlog.get_logger("tact.accounts")
 
-Order = Callable[[], Awaitable[None]]
 Make = Callable[[AccountConfig, Events], Provider]
 
 _IDLE_S = 0.5
@@ -100,8 +100,8 @@ class AccountRunner:
         self._asked: dict[str, float] = {}
         """The earliest entry of each account in it."""
         self._tidy_s = 0.0
-        self._orders: deque[tuple[Order, asyncio.Future[None]]] = deque()
         self._look = asyncio.Event()
+        self._orders = Orders(self._look.set)
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: dict[str, Account] = {}
         """Accounts with claimed deliveries that have not departed."""
@@ -136,7 +136,7 @@ class AccountRunner:
                 self._begin_serving(partition)
             await self._reopen()
 
-        await self._between_turns(take)
+        await self._orders.give(take)
         return [partition.number for partition in claimed]
 
     async def release(self, numbers: Iterable[int]) -> None:
@@ -147,7 +147,7 @@ class AccountRunner:
             await asyncio.gather(*(self._drop(number, DRAIN_S) for number in numbers))
             await self._reopen()
 
-        await self._between_turns(drop)
+        await self._orders.give(drop)
 
     async def configure(self, accounts: Sequence[AccountConfig]) -> None:
         """Serve by another configuration from the next turn on."""
@@ -163,7 +163,7 @@ class AccountRunner:
                 self._channels = channels
                 await self._reopen()
 
-        await self._between_turns(replace)
+        await self._orders.give(replace)
 
     async def stop(self) -> None:
         """Let what is under way be answered, commit, and leave the loop."""
@@ -193,26 +193,6 @@ class AccountRunner:
             for partition in self.partitions.values()
             for name, account in partition.accounts.items()
         }
-
-    async def _between_turns(self, order: Order) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._stopped.is_set():
-            done.cancel()
-        self._orders.append((order, done))
-        self._look.set()
-        await done
-
-    async def _carry_out_orders(self) -> None:
-        while self._orders:
-            order, done = self._orders.popleft()
-            try:
-                await order()
-            except TactError as error:
-                if not done.done():
-                    done.set_exception(error)
-            else:
-                if not done.done():
-                    done.set_result(None)
 
     async def _reopen(self) -> None:
         """Read on from the checkpoints of what we own now."""
@@ -326,7 +306,7 @@ class AccountRunner:
         """Turn after turn. Returns after `stop()`."""
         try:
             while not self._stopping:
-                await self._carry_out_orders()
+                await self._orders.carry_out()
                 await self._drop_lost()
                 self._snapshots.start_if_due(self.partitions.values())
                 self._gather()
@@ -347,8 +327,7 @@ class AccountRunner:
 
     async def _leave(self) -> None:
         await asyncio.gather(*(self._drop(number, DRAIN_S) for number in list(self.partitions)))
-        for _, done in self._orders:
-            done.cancel()
+        self._orders.end()
         if self._timer is not None:
             self._timer.cancel()
         await self._outbox.close(DRAIN_S)

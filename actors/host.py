@@ -27,7 +27,7 @@ class ConversationHost(HostShell):
     """Methods are called by the supervisor through Ray. `open()` comes first."""
 
     def __init__(self, settings: HubSettings, name: str) -> None:
-        super().__init__(settings, name)
+        super().__init__(settings, name, self._answer)
         self._policy = Policy(parse_policy(settings.policy))
         self.ledger: JetStreamLedger | None = None
         self._runner: HostRunner | None = None

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
 from actors.batch import Batch, halves
 from actors.bodies import BodyCache
+from actors.orders import Orders
 from actors.partition import Partition
+from actors.snapshots import store_snapshot
 from actors.turn import Turn, Work
 from hub import limits
 from hub.clock import Clock
 from hub.contract.subjects import INTENT_LANES, LANES
 from hub.errors import TactError
-from hub.ledger.port import FenceLost, IntakeMessage, Ledger, PartitionImage
+from hub.ledger.port import FenceLost, IntakeMessage, Ledger
 from hub.metrics import Metrics
 from hub.policy.policy import Policy
 
@@ -35,7 +37,6 @@ _COUNTED_BY_RULE = {
 _IDLE_S = 1.0
 """Longest wait without a look at the clock."""
 
-Order = Callable[[], Awaitable[None]]
 
 log = structlog.get_logger("tact.host")
 
@@ -60,10 +61,10 @@ class HostRunner:
         self._lanes: dict[str, deque[IntakeMessage]] = {lane: deque() for lane in LANES}
         self._commit: asyncio.Task[None] | None = None
         self._snapshot: asyncio.Task[None] | None = None
-        self._orders: deque[tuple[Order, asyncio.Future[None]]] = deque()
-        """What is to be done between two turns, with nothing in flight."""
         self._look_up = asyncio.Event()
         """Set when the loop should look up from waiting: an order, a lost fence, or the end."""
+        self._orders = Orders(self._look_up.set)
+        """What is to be done between two turns, with nothing in flight."""
         self._lost = False
         """Whether a partition was lost that is not dropped yet."""
         self._stopping = False
@@ -94,7 +95,7 @@ class HostRunner:
             self.partitions.update((partition.number, partition) for partition in claimed)
             await self._reopen()
 
-        await self._between_turns(take)
+        await self._orders.give(take)
         return [partition.number for partition in claimed]
 
     async def release(self, numbers: Iterable[int]) -> None:
@@ -105,7 +106,7 @@ class HostRunner:
                 self.partitions.pop(number, None)
             await self._reopen()
 
-        await self._between_turns(drop)
+        await self._orders.give(drop)
 
     async def apply_policy(self, policy: Policy) -> None:
         """Decide by another policy from the next turn on."""
@@ -113,33 +114,13 @@ class HostRunner:
         async def replace() -> None:
             self.policy = policy
 
-        await self._between_turns(replace)
+        await self._orders.give(replace)
 
     async def stop(self) -> None:
         """Finish the turn, commit it, and leave the loop."""
         self._stopping = True
         self._look_up.set()
         await self._stopped.wait()
-
-    async def _between_turns(self, order: Order) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._stopped.is_set():  # as for the orders that were waiting when the loop was left
-            done.cancel()
-        self._orders.append((order, done))
-        self._look_up.set()
-        await done
-
-    async def _carry_out_orders(self) -> None:
-        while self._orders:
-            order, done = self._orders.popleft()
-            try:
-                await order()
-            except TactError as error:
-                if not done.done():  # nobody waits for it any more
-                    done.set_exception(error)
-            else:
-                if not done.done():
-                    done.set_result(None)
 
     async def _reopen(self) -> None:
         """Read on from the checkpoints of what we own now."""
@@ -155,7 +136,7 @@ class HostRunner:
             while not self._stopping:
                 if self._orders:
                     await self._finish_commit()
-                    await self._carry_out_orders()
+                    await self._orders.carry_out()
                 if self._drop_lost():
                     await self._finish_commit()
                     await self._reopen()
@@ -173,8 +154,7 @@ class HostRunner:
 
     async def _leave(self) -> None:
         self.partitions.clear()
-        for _, done in self._orders:
-            done.cancel()
+        self._orders.end()
         if self._snapshot is not None:
             await asyncio.wait([self._snapshot])
         await self._reader.close()
@@ -372,21 +352,8 @@ class HostRunner:
                     image = partition.copy()
                     partition.log_bytes = 0
                     partition.snapshot_bytes = sum(map(len, image.states.values()))
-                    self._snapshot = asyncio.create_task(self._store_snapshot(image))
+                    self._snapshot = asyncio.create_task(store_snapshot(self._ledger, image))
                 return
-
-    async def _store_snapshot(self, image: PartitionImage) -> None:
-        try:
-            await self._ledger.snapshot(
-                image.partition,
-                image.fence,
-                image.at_ms,
-                image.checkpoint,
-                image.states,
-                image.epoch,
-            )
-        except TactError as error:  # the log is still whole: only the next recovery is longer
-            log.warning("snapshot-failed", partition=image.partition, code=error.code)
 
     # ---- what others ask ---------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import structlog
 from actors.settings import HubSettings
 from hub.clock import SystemClock
 from hub.ledger.connection import Connection, connect
-from hub.ledger.questions import serve
+from hub.ledger.questions import Handler, serve
 from hub.metrics import Metrics
 
 GC_THRESHOLD = (100_000, 20, 20)
@@ -27,12 +27,13 @@ log = structlog.get_logger("tact.host")
 
 
 class HostShell:
-    """Opening, answering and ending. `opened` is held while the host is being opened."""
+    """Opening, answering and ending. `_opening` is held while the host is being opened."""
 
     answers_at_once = 1
     """Questions of one partition that are answered side by side."""
 
-    def __init__(self, settings: HubSettings, name: str) -> None:
+    def __init__(self, settings: HubSettings, name: str, answer: Handler) -> None:
+        """`answer`: to a question about one of its partitions."""
         self.incarnation = f"{name}-{secrets.token_hex(4)}"
         self.counted = Metrics()
         self._settings = settings
@@ -40,6 +41,7 @@ class HostShell:
         self._clock = SystemClock()
         self._connection: Connection | None = None
         self._loop: asyncio.Task[None] | None = None
+        self._answer_with = answer
         self._answering: dict[int, Any] = {}
         self._opening = asyncio.Lock()
 
@@ -73,11 +75,8 @@ class HostShell:
             await self._answering.pop(number).unsubscribe()
         for number in numbers - self._answering.keys():
             self._answering[number] = await serve(
-                self._connection, number, self._answer, at_once=self.answers_at_once
+                self._connection, number, self._answer_with, at_once=self.answers_at_once
             )
-
-    async def _answer(self, payload: bytes) -> bytes:
-        raise NotImplementedError
 
 
 def _die_if_failed(loop: asyncio.Task[None]) -> None:

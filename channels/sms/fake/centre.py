@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
@@ -50,7 +51,7 @@ class Submitted(Struct, frozen=True, kw_only=True):
     """Sends a receipt if it is wanted: for this id, delivered or not."""
 
 
-class Centre:
+class Centre(ABC):
     """A centre. `await start()`, then `port`; `await stop()`."""
 
     formats: ClassVar[dict[Coding, int]]
@@ -86,17 +87,17 @@ class Centre:
 
     # ---- of each protocol --------------------------------------------------------------------
 
+    @abstractmethod
     def link(self) -> Link:
         """A new connection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def new_id(self) -> str:
         """For the next message that is taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def written(self, sender: str, to: str, coding: Coding, part: Segment) -> Any:
         """A customer's message, or a part of one, as `Outgoing.message`."""
-        raise NotImplementedError
 
     # ---- for users ---------------------------------------------------------------------------
 

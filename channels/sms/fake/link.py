@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from msgspec import Struct
@@ -23,7 +24,7 @@ class Outgoing(Struct):
     """For the record: a receipt's id, or `mo` for a customer's message."""
 
 
-class Link(asyncio.Protocol):
+class Link(asyncio.Protocol, ABC):
     """One connection. A protocol adds how PDUs are read, answered and encoded."""
 
     window: ClassVar[int]
@@ -47,13 +48,13 @@ class Link(asyncio.Protocol):
 
     # ---- of each protocol --------------------------------------------------------------------
 
+    @abstractmethod
     def answer(self, sequence: int, answer: str, name: str = "") -> None:
         """Answer a submission with what `Fate.answer` says; `name` is its id when it is taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encoded(self, message: Any, sequence: int) -> bytes:
         """The PDU of an `Outgoing.message`."""
-        raise NotImplementedError
 
     @property
     def receives(self) -> bool:

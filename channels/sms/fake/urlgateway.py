@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -48,7 +49,7 @@ class Seen(Struct, frozen=True):
     fields: dict[str, str]
 
 
-class HttpFake:
+class HttpFake(ABC):
     """A provider's server on a port of its own, and the callbacks that it makes."""
 
     def __init__(self, plan: Plan | None, recorder: Recorder | None, repeat_s: float) -> None:
@@ -92,13 +93,13 @@ class HttpFake:
             await self._runner.cleanup()
         self.recorder.close()
 
+    @abstractmethod
     async def answer(self, path: str, fields: dict[str, str], method: str) -> web.Response | None:
         """What a request is answered with; None: nothing, and the connection is cut."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def customer_writes(self, sender: str, text: str) -> int:
         """Bring a customer's message to the hub, once. Gives the status, 0 without an answer."""
-        raise NotImplementedError
 
     async def hear(self, line: bytes) -> None:
         """A line of standard input. Raises MsgspecError."""
