@@ -44,11 +44,12 @@ from hub.contract.subjects import CHANNELS, is_source, partition_of, publish_sub
 from hub.contract.times import EPOCH
 from hub.contract.types import AnyCommand, FailureClass, ReceiptStatus
 from hub.errors import ConfigError, TactError
-from hub.ledger.connection import Connection, connect
+from hub.ledger.connection import Connection
 from hub.ledger.deliveries import DeliveryConsumer
 from hub.ledger.port import LedgerError
 from hub.ledger.publisher import Outgoing, Publisher, sender
-from hub.ledger.streams import LEDGER, stored_partitions
+from hub.ledger.streams import LEDGER
+from hub.ledger.visitor import store, unsettled, visit
 
 __all__ = [
     "Deliveries",
@@ -73,7 +74,6 @@ IN_FLIGHT_MAX: Final = 16_384
 """What the messages held at a time can contain: limits.OUTCOME_PULL_MESSAGES full arrays."""
 CODE_CHARS: Final = 64
 """A receipt's `code` holds this much; it is for people, so a longer one is cut."""
-_INBOX: Final = "_INBOX"
 
 
 class Gateway:
@@ -147,28 +147,17 @@ class Gateway:
 
         Raises GatewayUnavailable, GatewayRefused (a wrong login), ConfigError (a wrong address).
         """
-        connection: Connection | None = None
         try:
-            connection = await connect(
+            connection, partitions = await visit(
                 self._url,
                 name=f"tact-gateway-{self.name}",
                 clock=self._clock,
                 chance=self._chance,
                 wait_s=self._wait_s,
-                inbox_prefix=_INBOX,
                 **self._login,
             )
-            partitions = await stored_partitions(connection)
-            if partitions is None:
-                raise GatewayUnavailable(
-                    "the hub has not made its streams yet: start `tact up` first"
-                )
-        except BaseException as error:
-            if connection is not None:
-                await connection.close()
-            if isinstance(error, LedgerError):
-                raise public(error) from error
-            raise
+        except LedgerError as error:
+            raise public(error) from error
         self._connection, self._partitions = connection, partitions
         self._publisher = Publisher(sender(connection), clock=self._clock, chance=self._chance)
 
@@ -341,18 +330,9 @@ class Gateway:
         (checked,) = decode(lane, self.name, payload)
         if isinstance(checked, Rejection):
             raise InvalidReport(checked.reason, id=checked.id)
-        await publisher.room()
-        done: asyncio.Future[int | TactError] = asyncio.get_running_loop().create_future()
-        publisher.put(
-            (lane, partition_of(key, self._partitions)),
-            Outgoing(
-                publish_subject(lane, self.name, key),
-                payload,
-                name,
-                lambda result: None if done.done() else done.set_result(result),
-            ),
-        )
-        result = await done
+        group = (lane, partition_of(key, self._partitions))
+        outgoing = Outgoing(publish_subject(lane, self.name, key), payload, name, unsettled)
+        result = await store(publisher, group, outgoing)
         if isinstance(result, TactError):
             raise public(result)
 

@@ -30,11 +30,12 @@ from hub.contract.subjects import (
 )
 from hub.contract.types import AnyCommand, Intent, Outcome
 from hub.errors import ConfigError, TactError
-from hub.ledger.connection import Connection, connect
+from hub.ledger.connection import Connection
 from hub.ledger.consumer import DurableConsumer, Taken
 from hub.ledger.port import LedgerError, LedgerFull, LedgerUnavailable
 from hub.ledger.publisher import Outgoing, Publisher, sender
-from hub.ledger.streams import LEDGER, stored_partitions
+from hub.ledger.streams import LEDGER
+from hub.ledger.visitor import store, unsettled, visit
 
 __all__ = [
     "HubClient",
@@ -50,7 +51,6 @@ __all__ = [
 _log = structlog.get_logger(__name__)
 
 _COMMAND: Final = "command"
-_INBOX: Final = "_INBOX"
 _YIELD_OBJECTS: Final = 128
 """Objects `publish_many` prepares between two looks at the event loop."""
 _DECODER: Final = {
@@ -163,26 +163,17 @@ class HubClient:
 
         Raises HubUnavailable, HubRefused (a wrong login), ConfigError (a wrong address).
         """
-        connection: Connection | None = None
         try:
-            connection = await connect(
+            connection, partitions = await visit(
                 self._url,
                 name=f"tact-client-{self.app}",
                 clock=self._clock,
                 chance=self._chance,
                 wait_s=self._wait_s,
-                inbox_prefix=_INBOX,
                 **self._login,
             )
-            partitions = await stored_partitions(connection)
-            if partitions is None:
-                raise HubUnavailable("the hub has not made its streams yet: start `tact up` first")
-        except BaseException as error:
-            if connection is not None:
-                await connection.close()
-            if isinstance(error, LedgerError):
-                raise _public(error) from error
-            raise
+        except LedgerError as error:
+            raise _public(error) from error
         self._connection, self._partitions = connection, partitions
         self._publisher = Publisher(sender(connection), clock=self._clock, chance=self._chance)
 
@@ -251,14 +242,10 @@ class HubClient:
     async def _publish(self, lane: str, message: Any) -> int:
         publisher = self._ready()
         group, outgoing = self._prepare(lane, message)
-        await publisher.room()
-        done = asyncio.get_running_loop().create_future()
-        outgoing.settle = lambda result: None if done.done() else done.set_result(result)
-        publisher.put(group, outgoing)
-        result = await done
+        result = await store(publisher, group, outgoing)
         if isinstance(result, TactError):
             raise _public(result)
-        return int(result)
+        return result
 
     def _prepare(self, lane: str, message: Any) -> tuple[tuple[str, int], Outgoing]:
         """Encoded and checked exactly as the hub will. Raises InvalidIntent."""
@@ -278,7 +265,7 @@ class HubClient:
             payload,
             # A command may have the id of an intent, and must not be taken for its repeat.
             f"command/{name}" if lane == _COMMAND else name,
-            _unsettled,
+            unsettled,
         )
         return (lane, partition_of(key, self._partitions)), outgoing
 
@@ -406,10 +393,6 @@ class _Run:
             retry_after_ms=max((error.retry_after_ms or 0 for error in errors), default=0) or None,
             failed=self.failed,
         )
-
-
-def _unsettled(_: int | TactError) -> None:
-    raise AssertionError("put without being told whom to tell")
 
 
 def _public(error: TactError) -> HubError:
