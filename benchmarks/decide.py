@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import workload
+from benchmarks.figures import figures
 from benchmarks.idle import measure_idle
 from benchmarks.kill import measure_kill
 from benchmarks.latency import measure_latency
@@ -188,12 +189,7 @@ async def run(options: argparse.Namespace) -> None:
         rows += await measure_idle(console)
     if "kill" in only:
         rows += await measure_kill(console)
-    table = Table(title="Figures")
-    for heading in ("figure", "measured", "reached"):
-        table.add_column(heading)
-    for figure, measured, reached in rows:
-        table.add_row(figure, measured, "yes" if reached else "[bold red]no[/bold red]")
-    console.print(table)
+    console.print(figures("Figures", rows))
 
 
 def main() -> None:

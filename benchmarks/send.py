@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.figures import figures
 from benchmarks.send_idle import measure_idle_accounts
 from benchmarks.send_kill import measure_send_kill
 from benchmarks.send_pacing import measure_pacing
@@ -35,12 +35,7 @@ async def run(options: argparse.Namespace) -> None:
     rows: list[Row] = []
     for name in options.only or PARTS:
         rows += await PARTS[name](console, options)
-    table = Table(title="Figures of sending")
-    for heading in ("figure", "measured", "reached"):
-        table.add_column(heading)
-    for figure, measured, reached in rows:
-        table.add_row(figure, measured, "yes" if reached else "[bold red]no[/bold red]")
-    console.print(table)
+    console.print(figures("Figures of sending", rows))
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from math import inf
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
-from hub.checkers.records import Handed, Published, Violation
+from hub.checkers.records import Handed, Published, Violation, about_delivery
 from hub.contract.types import Receipt
 
 
@@ -127,19 +128,8 @@ class AccountChecker(Protocol):
 
 def about_handed(promise: str, kind: str, handed: Handed, at_ms: float | None = None) -> Violation:
     """A violation that one delivery shows; its `rule` is the account."""
-    delivery = handed.delivery
-    return Violation(
-        promise=promise,
-        kind=kind,
-        app=delivery.app,
-        intent=delivery.intent,
-        customer=delivery.customer,
-        delivery=delivery.id,
-        channel=delivery.channel,
-        rule=delivery.account,
-        at_ms=None if at_ms is None else int(at_ms),
-        sequences=(handed.sequence,),
-    )
+    found = about_delivery(promise, kind, handed, handed.delivery.account)
+    return replace(found, at_ms=None if at_ms is None else int(at_ms))
 
 
 def about_submit(promise: str, kind: str, submit: Submit, limit: str = "") -> Violation:

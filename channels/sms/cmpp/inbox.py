@@ -5,7 +5,6 @@ The parts of a long message are confirmed together, when the whole is stored (`c
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Final
 
@@ -19,7 +18,8 @@ from channels.sms.cmpp.results import FLOW_CONTROL, OK, STRUCTURE, fate_of
 from channels.sms.cmpp.session import Session
 from channels.sms.message import Sms
 from channels.sms.numbers import spelled
-from channels.sms.segments import Part, Reassembly, Whole, parse_udh, place_of
+from channels.sms.parts import Parts
+from channels.sms.segments import Part, Whole, parse_udh, place_of
 from hub.clock import Clock
 
 METRIC: Final = "tact_provider_total"
@@ -43,8 +43,7 @@ class Inbox:
         self._region = sms.config.region
         self._events = events
         self._clock = clock
-        self._reassembly = Reassembly()
-        self._timer: asyncio.TimerHandle | None = None
+        self._parts = Parts(self._tell_all)
 
     def take(self, session: Session, sequence: int, deliver: Deliver) -> None:
         """Report one DELIVER, and confirm it when the account says that it is stored."""
@@ -57,10 +56,7 @@ class Inbox:
     def close(self) -> None:
         """Forget parts that wait: they are not confirmed, and come again. Those that are confirmed
         (`confirm_parts = "each"`) are told as they are."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        wholes = self._reassembly.flush()
+        wholes = self._parts.close()
         if self._config.confirm_parts == "each":
             self._tell_all(wholes)
 
@@ -102,8 +98,7 @@ class Inbox:
         if self._config.confirm_parts == "each":
             session.confirm(sequence, msg_id, OK)
         part = Part(sender, deliver.dest_id, place, coding, octets, token)
-        self._tell_all(self._reassembly.add(part, _steady_ms()))
-        self._wait()
+        self._parts.add(part)
 
     def _tell_all(self, wholes: list[Whole]) -> None:
         for whole in wholes:
@@ -136,20 +131,3 @@ class Inbox:
         session.settle()
         if not stored:
             self._events.counted(METRIC, "not_stored")
-
-    def _wait(self) -> None:
-        """See to it that parts do not wait for ever."""
-        deadline_ms = self._reassembly.deadline_ms
-        if deadline_ms is not None and self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(deadline_ms / 1000, self._give_up)
-
-    def _give_up(self) -> None:
-        self._timer = None
-        self._tell_all(self._reassembly.expired(_steady_ms()))
-        self._wait()
-
-
-def _steady_ms() -> int:
-    """The loop's time, by which its timers go; rounded, so that what is due is seen as due."""
-    return round(asyncio.get_running_loop().time() * 1000)

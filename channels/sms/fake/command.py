@@ -9,13 +9,13 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Struct
 
-from channels.sms.fake.faults import Odds, Plan
+from channels.sms.fake.faults import Odds, Plan, Recorder
 from hub.errors import TactError
 
 LINE_BYTES: Final = 64 * 1024
@@ -116,6 +116,33 @@ async def serve(fake: Fake, ready: dict[str, Any]) -> None:
     await asyncio.wait([hearing])
     await fake.stop()
     _tell({"counts": fake.counts})
+
+
+def run_centre(
+    make: Callable[..., Any],
+    settings: type[Struct],
+    prog: str,
+    description: str | None,
+    argv: Sequence[str] | None,
+) -> None:
+    """The command of a `Centre`: `make` is its class, `settings` has the options of its own."""
+    options = parser(prog, description)
+    add_options(options, settings)
+    run(_serve_centre(make, settings, options.parse_args(argv)))
+
+
+async def _serve_centre(
+    make: Callable[..., Any], settings: type[Struct], arguments: argparse.Namespace
+) -> None:
+    centre = make(
+        plan_of(arguments),
+        options_of(arguments, settings),
+        host=arguments.host,
+        port=arguments.port,
+        recorder=Recorder(arguments.record),
+    )
+    await centre.start()
+    await serve(centre, {"port": centre.port})
 
 
 def _tell(event: dict[str, Any]) -> None:

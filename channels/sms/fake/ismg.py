@@ -10,7 +10,6 @@ confirms them, and are repeated when it does not.
 
 from __future__ import annotations
 
-import argparse
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -242,23 +241,9 @@ class _Client(Link):
 # ---- the command -----------------------------------------------------------------------------
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
-    ismg = Ismg(
-        command.plan_of(arguments),
-        command.options_of(arguments, Settings),
-        host=arguments.host,
-        port=arguments.port,
-        recorder=Recorder(arguments.record),
-    )
-    await ismg.start()
-    await command.serve(ismg, {"port": ismg.port})
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = command.parser("ismg", __doc__)
-    command.add_options(parser, Settings)
-    command.run(_serve(parser.parse_args(argv)))
+    command.run_centre(Ismg, Settings, "ismg", __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ What becomes of a submission is drawn by `faults.Plan`. A receipt that is not co
 
 from __future__ import annotations
 
-import argparse
 import ssl
 from collections.abc import Sequence
 from functools import partial
@@ -143,23 +142,9 @@ def _receipt(message: Message, name: str, delivered: bool) -> Message:
 # ---- the command -----------------------------------------------------------------------------
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
-    smsc = Smsc(
-        command.plan_of(arguments),
-        command.options_of(arguments, Settings),
-        host=arguments.host,
-        port=arguments.port,
-        recorder=Recorder(arguments.record),
-    )
-    await smsc.start()
-    await command.serve(smsc, {"port": smsc.port})
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = command.parser("smsc", __doc__)
-    command.add_options(parser, Settings)
-    command.run(_serve(parser.parse_args(argv)))
+    command.run_centre(Smsc, Settings, "smsc", __doc__, argv)
 
 
 if __name__ == "__main__":

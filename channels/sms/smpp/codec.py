@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from struct import Struct as Layout
 from struct import pack
-from typing import Final
+from typing import Any, Final
 
 from channels.sms.smpp.pdu import (
     HEADER_BYTES,
@@ -182,12 +182,26 @@ def _read_message_resp(frame: bytes, command: int, status: int, sequence: int) -
     )
 
 
-def _read_message(frame: bytes, command: int, status: int, sequence: int) -> Message:
+def _addressed(frame: bytes) -> tuple[dict[str, Any], int]:
+    """What all messages begin with, and where it ends."""
     service_type, at = _text(frame, HEADER_BYTES)
     source_ton, source_npi = _octets(frame, at, 2)
     source, at = _text(frame, at + 2)
     dest_ton, dest_npi = _octets(frame, at, 2)
     dest, at = _text(frame, at + 2)
+    return {
+        "service_type": service_type,
+        "source_ton": source_ton,
+        "source_npi": source_npi,
+        "source": source,
+        "dest_ton": dest_ton,
+        "dest_npi": dest_npi,
+        "dest": dest,
+    }, at
+
+
+def _read_message(frame: bytes, command: int, status: int, sequence: int) -> Message:
+    addressed, at = _addressed(frame)
     esm_class, protocol_id, priority = _octets(frame, at, 3)
     schedule, at = _text(frame, at + 3)
     validity, at = _text(frame, at)
@@ -199,13 +213,7 @@ def _read_message(frame: bytes, command: int, status: int, sequence: int) -> Mes
     return Message(
         command=command,
         sequence=sequence,
-        service_type=service_type,
-        source_ton=source_ton,
-        source_npi=source_npi,
-        source=source,
-        dest_ton=dest_ton,
-        dest_npi=dest_npi,
-        dest=dest,
+        **addressed,
         esm_class=esm_class,
         protocol_id=protocol_id,
         priority=priority,
@@ -221,22 +229,12 @@ def _read_message(frame: bytes, command: int, status: int, sequence: int) -> Mes
 
 
 def _read_data(frame: bytes, command: int, status: int, sequence: int) -> Message:
-    service_type, at = _text(frame, HEADER_BYTES)
-    source_ton, source_npi = _octets(frame, at, 2)
-    source, at = _text(frame, at + 2)
-    dest_ton, dest_npi = _octets(frame, at, 2)
-    dest, at = _text(frame, at + 2)
+    addressed, at = _addressed(frame)
     esm_class, registered, data_coding = _octets(frame, at, 3)
     return Message(
         command=command,
         sequence=sequence,
-        service_type=service_type,
-        source_ton=source_ton,
-        source_npi=source_npi,
-        source=source,
-        dest_ton=dest_ton,
-        dest_npi=dest_npi,
-        dest=dest,
+        **addressed,
         esm_class=esm_class,
         registered=registered,
         data_coding=data_coding,

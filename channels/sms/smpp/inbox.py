@@ -5,7 +5,6 @@ The parts of a long message are confirmed together, when the whole is stored (`c
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import Final
 
@@ -13,7 +12,8 @@ from channels.provider import Events, ProviderInbound, ProviderReceipt
 from channels.sms.alphabet import Coding, decode
 from channels.sms.message import Sms
 from channels.sms.numbers import spelled
-from channels.sms.segments import Part, Place, Reassembly, Whole, parse_udh, place, place_of
+from channels.sms.parts import Parts
+from channels.sms.segments import Part, Place, Whole, parse_udh, place, place_of
 from channels.sms.smpp.config import SmppConfig
 from channels.sms.smpp.pdu import METRIC, EsmClass, Message, Tag, number
 from channels.sms.smpp.receipts import is_receipt, receipt_of
@@ -42,8 +42,7 @@ class Inbox:
         self._clock = clock
         own = {data_coding: Coding(name) for name, data_coding in config.data_coding.items()}
         self._codings = {0: Coding(config.inbound_default)} | _CODINGS | own
-        self._reassembly = Reassembly()
-        self._timer: asyncio.TimerHandle | None = None
+        self._parts = Parts(self._tell_all)
 
     def take(self, session: Session, message: Message) -> None:
         """Report one deliver_sm, and confirm it when the account says that it is stored."""
@@ -59,10 +58,7 @@ class Inbox:
     def close(self) -> None:
         """Forget parts that wait: they are not confirmed, and come again. Those that are confirmed
         (`confirm_parts = "each"`) are told as they are."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        wholes = self._reassembly.flush()
+        wholes = self._parts.close()
         if self._config.confirm_parts == "each":
             self._tell_all(wholes)
 
@@ -99,8 +95,7 @@ class Inbox:
             session.confirm(message, True)
             token = None
         part = Part(sender, message.dest, where, coding, payload, token)
-        self._tell_all(self._reassembly.add(part, self._steady_ms()))
-        self._wait()
+        self._parts.add(part)
 
     def _tell_all(self, wholes: list[Whole]) -> None:
         for whole in wholes:
@@ -129,22 +124,6 @@ class Inbox:
             ),
             stored,
         )
-
-    def _wait(self) -> None:
-        """Look again when the oldest message has waited long enough for its parts."""
-        deadline_ms = self._reassembly.deadline_ms
-        if deadline_ms is None or self._timer is not None:
-            return
-        wait_s = max(0.0, (deadline_ms - self._steady_ms()) / 1000)
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        self._tell_all(self._reassembly.expired(self._steady_ms()))
-        self._wait()
-
-    def _steady_ms(self) -> int:
-        return int(self._clock.steady_s() * 1000)
 
     def _sender(self, message: Message) -> str:
         text = message.source

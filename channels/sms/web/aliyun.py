@@ -26,7 +26,6 @@ from channels.http import (
     MALFORMED,
     NOT_STORED,
     Confirmation,
-    HttpClient,
     HttpReply,
     answer_of_status,
     checked_url,
@@ -47,7 +46,7 @@ from channels.sms.message import Sms, SmsConfig
 from channels.sms.numbers import national, normalise, spelled
 from channels.sms.web.aliyun_codes import ERRORS, OTHER, RECEIPT_FAILURES, is_code, throttled
 from channels.sms.web.reports import check_token, is_delivery, is_inbound, is_provider_id
-from channels.sms.web.sending import HttpSender, Outcome
+from channels.sms.web.sending import HttpProvider, Outcome
 from channels.sms.web.signing import signature
 from hub.clock import Clock
 from hub.contract.types import Delivery
@@ -133,10 +132,8 @@ _REPORT_DECODER = msgspec.json.Decoder(_Report, strict=False)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class AliyunProvider:
+class AliyunProvider(HttpProvider):
     """One account at Aliyun. Raises ConfigError when its configuration is not valid."""
-
-    resend = False
 
     def __init__(
         self,
@@ -151,22 +148,9 @@ class AliyunProvider:
         check_token(config.callback_token)
         self._config = config
         self._sms = Sms(sms_config)
-        self._events = events
+        super().__init__(config, config.endpoint, events, chance, account)
         self._clock = clock
         self._chance = chance
-        self._account = account
-        self._client = HttpClient(
-            connections=config.connections, connect_s=config.connect_s, answer_s=config.answer_s
-        )
-        self._sender = HttpSender(
-            self._send,
-            client=self._client,
-            url=config.endpoint,
-            connections=config.connections,
-            account=account,
-            events=events,
-            chance=chance,
-        )
 
     def prepare(self, delivery: Delivery) -> Prepared:
         """Pure: `{"template": name, "params": {…}}`; without `template` the category's. One unit:
@@ -195,18 +179,6 @@ class AliyunProvider:
             )
         part = AliyunText(national(recipient, "CN"), template, text)
         return Prepared(recipient, units=1, parts=(part,))
-
-    def start(self) -> None:
-        """Begin."""
-        self._sender.start()
-
-    def submit(self, submission: Submission) -> None:
-        """One SendSms."""
-        self._sender.submit(submission)
-
-    async def stop(self, drain_s: float) -> None:
-        """Wait for answers, then end."""
-        await self._sender.stop(drain_s)
 
     # ---- sending -------------------------------------------------------------------------------
 

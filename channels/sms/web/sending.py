@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import random
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from msgspec import Struct
@@ -31,12 +32,65 @@ CONFIG_PAUSE_S: Final = 300.0
 _log = structlog.get_logger(__name__)
 
 
+class HttpConfig(Protocol):
+    """What the tables of all providers over HTTP have."""
+
+    @property
+    def connections(self) -> int: ...
+
+    @property
+    def connect_s(self) -> float: ...
+
+    @property
+    def answer_s(self) -> float: ...
+
+
 class Outcome(Struct, frozen=True):
     """What came of one request."""
 
     answer: Answer
     stop: str = ""
     """Why nothing can be sent until a person changes something, for people."""
+
+
+class HttpProvider(ABC):
+    """What providers over HTTP share: a client, a sender, and how they begin and end."""
+
+    resend = False
+
+    def __init__(
+        self, config: HttpConfig, url: str, events: Events, chance: random.Random, account: str
+    ) -> None:
+        self._events = events
+        self._account = account
+        self._client = HttpClient(
+            connections=config.connections, connect_s=config.connect_s, answer_s=config.answer_s
+        )
+        self._sender = HttpSender(
+            self._send,
+            client=self._client,
+            url=url,
+            connections=config.connections,
+            account=account,
+            events=events,
+            chance=chance,
+        )
+
+    @abstractmethod
+    async def _send(self, submission: Submission) -> Outcome:
+        """One request. Raises NotSent, Unanswered."""
+
+    def start(self) -> None:
+        """Take submissions from now on."""
+        self._sender.start()
+
+    def submit(self, submission: Submission) -> None:
+        """One request to the gateway."""
+        self._sender.submit(submission)
+
+    async def stop(self, drain_s: float) -> None:
+        """Wait for answers, then end."""
+        await self._sender.stop(drain_s)
 
 
 class HttpSender:

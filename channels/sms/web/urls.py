@@ -18,7 +18,6 @@ from channels.http import (
     MALFORMED,
     NOT_STORED,
     Confirmation,
-    HttpClient,
     HttpReply,
     answer_of_status,
     form_of,
@@ -41,7 +40,7 @@ from channels.sms.message import Sms, SmsConfig, text_of
 from channels.sms.numbers import spelled
 from channels.sms.web.gateway import Gateway, UrlGatewayConfig
 from channels.sms.web.reports import ID_CHARS, is_delivery, is_inbound, is_provider_id
-from channels.sms.web.sending import HttpSender, Outcome
+from channels.sms.web.sending import HttpProvider, Outcome
 from hub.clock import Clock
 from hub.contract.types import Delivery
 
@@ -61,10 +60,8 @@ class UrlText(Struct, frozen=True):
         return f"UrlText({self.coding.value})"
 
 
-class UrlGatewayProvider:
+class UrlGatewayProvider(HttpProvider):
     """One account's gateway. Raises ConfigError when its configuration is not valid."""
-
-    resend = False
 
     def __init__(
         self,
@@ -78,21 +75,8 @@ class UrlGatewayProvider:
         self._gateway = Gateway(config)
         self._config = config = self._gateway.config
         self._sms = Sms(sms_config, codings=CODINGS)
-        self._events = events
+        super().__init__(config, config.url, events, chance, account)
         self._clock = clock
-        self._account = account
-        self._client = HttpClient(
-            connections=config.connections, connect_s=config.connect_s, answer_s=config.answer_s
-        )
-        self._sender = HttpSender(
-            self._send,
-            client=self._client,
-            url=config.url,
-            connections=config.connections,
-            account=account,
-            events=events,
-            chance=chance,
-        )
 
     def prepare(self, delivery: Delivery) -> Prepared:
         """Pure: number, text, and the segments that the gateway will make of it."""
@@ -100,18 +84,6 @@ class UrlGatewayProvider:
         text = self._sms.compose(text_of(delivery), delivery.category)
         part = UrlText(text, segmented.coding)
         return Prepared(recipient, units=len(segmented.segments), parts=(part,))
-
-    def start(self) -> None:
-        """Begin."""
-        self._sender.start()
-
-    def submit(self, submission: Submission) -> None:
-        """One request to the gateway."""
-        self._sender.submit(submission)
-
-    async def stop(self, drain_s: float) -> None:
-        """Wait for answers, then end."""
-        await self._sender.stop(drain_s)
 
     # ---- sending -------------------------------------------------------------------------------
 
