@@ -33,9 +33,9 @@ from actors.account_state import (
     unpack_seen,
 )
 from channels.provider import ProviderInbound, Stored
-from hub.contract.subjects import account_log, account_partition
-from hub.contract.times import rfc3339
-from hub.contract.types import Delivery, DndSet, FailureClass, Inbound, Receipt, ReceiptStatus
+from hub.contract.subjects import account_partition
+from hub.contract.times import moment_of, rfc3339
+from hub.contract.types import Delivery, DndSet, FailureClass, Inbound, ReceiptStatus
 from hub.ledger.port import Outbound, PartitionImage
 from hub.limits import KIB
 from hub.metrics import Series
@@ -195,7 +195,7 @@ class AccountPartition:
             account=account.name,
             customer=customer,
             content={key: msgspec.Raw(_encode(value)) for key, value in inbound.content.items()},
-            at=_aware(inbound.at_ms),
+            at=moment_of(inbound.at_ms),
         )
         self._send("inbound", customer, f"{account.name}/in/{id}", _encode(message))
 
@@ -418,12 +418,3 @@ def handed_subjects(handed: list[Delivery], partitions: int) -> Mapping[tuple[st
         to = delivery.channel, account_partition(delivery.account, partitions)
         found.setdefault(to, []).append(delivery)
     return found
-
-
-def _aware(at_ms: int) -> Any:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
-
-
-__all__ = ["AccountPartition", "Receipt", "TurnChanges", "account_log", "attempt_of"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from typing import Protocol
 
-from actors.account import OWN, Account
+from actors.account import Account
 from actors.account_effects import Effects
 from actors.account_queue import Entry
 from actors.account_state import (
@@ -227,6 +227,3 @@ def _name_of(account: Account, inbound: ProviderInbound) -> str:
 def _customer_of(sender: str) -> str:
     kept = "".join(c for c in sender if c.isascii() and (c.isalnum() or c in "_-"))
     return kept[:64] or "unknown"
-
-
-__all__ = ["OWN", "forget_ids", "hear", "know_peer", "learn_ids", "receive"]

@@ -173,11 +173,10 @@ class AccountRunner:
 
     def provider_of(self, account: str) -> Provider | None:
         """The provider of an account that is served here, for a request of the other side."""
-        for partition in self.partitions.values():
-            if not partition.lost and self._owns(partition, account):
-                self._account(partition, account)
-                return self._providers[account][0]
-        return None
+        home = self._home(account)
+        if home is None or home.lost or self._account(home, account) is None:
+            return None
+        return self._providers[account][0]
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """The accounts in memory: what waits, what is open, their connection and circuit."""
@@ -213,12 +212,8 @@ class AccountRunner:
     def _connect_all(self, partition: AccountPartition) -> None:
         """Accounts whose provider must be connected to hear customers and receipts."""
         for name, config in self.configs.items():
-            if PROVIDERS[config.provider].connects and self._owns(partition, name):
+            if PROVIDERS[config.provider].connects and self._home(name) is partition:
                 self._account(partition, name)
-
-    def _owns(self, partition: AccountPartition, name: str) -> bool:
-        known = name in self.configs
-        return known and account_partition(name, self._ledger.partitions) == partition.number
 
     def _account(self, partition: AccountPartition, name: str) -> Account | None:
         """The account in memory, with its provider started; None when it is not configured."""
@@ -354,7 +349,7 @@ class AccountRunner:
         now = self._clock.now_ms()
         self._hear()
         for account, entry, delivery in self._bodies.take():
-            if self._partition_of(account) is not None:  # else it was replaced meanwhile
+            if self._served(account) is not None:  # else it was replaced meanwhile
                 account.loaded(entry, delivery, now)
                 self._dirty[account.name] = account
         for partition in self.partitions.values():
@@ -404,9 +399,9 @@ class AccountRunner:
         while self._asks and self._asks[0][0] <= now:
             _, name = heapq.heappop(self._asks)
             self._asked.pop(name, None)
-            found = self._find(name)
-            if found is not None:
-                self._dirty[name] = found
+            home = self._home(name)
+            if home is not None and name in home.accounts:
+                self._dirty[name] = home.accounts[name]
         dirty, self._dirty = self._dirty, {}
         for name, account in dirty.items():
             account.claim_due(now)
@@ -425,24 +420,20 @@ class AccountRunner:
                 for account in partition.accounts.values():
                     account.gate.forget_idle(now)
 
-    def _find(self, name: str) -> Account | None:
-        for partition in self.partitions.values():
-            account = partition.accounts.get(name)
-            if account is not None:
-                return account
-        return None
+    def _home(self, name: str) -> AccountPartition | None:
+        """The partition of an account, if it is served here."""
+        return self.partitions.get(account_partition(name, self._ledger.partitions))
+
+    def _served(self, account: Account) -> AccountPartition | None:
+        """The same, unless this account was replaced meanwhile."""
+        home = self._home(account.name)
+        return home if home is not None and home.accounts.get(account.name) is account else None
 
     def _know_peers(self, account: Account, now: int) -> None:
-        partition = self._partition_of(account)
-        if partition is not None:
+        home = self._home(account.name)
+        if home is not None:
             for entry in account.claimed:
-                know_peer(partition, account, entry, now)
-
-    def _partition_of(self, account: Account) -> AccountPartition | None:
-        for partition in self.partitions.values():
-            if partition.accounts.get(account.name) is account:
-                return partition
-        return None
+                know_peer(home, account, entry, now)
 
     # ---- what providers say --------------------------------------------------------------------
 
@@ -529,8 +520,8 @@ class AccountRunner:
         partition = turn.partition
         for stored in turn.stored:
             stored(True)
-        for account in partition.accounts.values():
-            if account.claimed:
+        for account in self._leaving.values():
+            if account.claimed and self._served(account) is partition:
                 account.committed()
         if turn.outbox:
             self._outbox.send(partition, turn.outbox)

@@ -202,7 +202,9 @@ class Provider(Protocol):
         """Begin to connect, and stay connected, in tasks of its own. Returns at once."""
 
     def submit(self, submission: Submission) -> None:
-        """Put it on the wire now; never waits. Only called within the window last told."""
+        """Put it on the wire now; never waits. A message of more units than the window comes when
+        nothing else is open: what is beyond is sent as answers make room. One may come just after
+        a lost link was told: it is answered `retry`."""
 
     async def callback(self, request: Callback) -> Reply:
         """Answer the provider's HTTP request: 404 by those that have none."""

@@ -14,6 +14,11 @@ def to_ms(moment: datetime) -> int:
     return (moment - EPOCH) // _MS
 
 
+def moment_of(ms: int) -> datetime:
+    """The aware datetime (UTC) of Unix milliseconds."""
+    return EPOCH + timedelta(milliseconds=ms)
+
+
 @lru_cache(maxsize=8_192)
 def rfc3339(ms: int) -> str:
     """`2026-11-21T08:00:00.000Z`: UTC, always milliseconds. A turn says the same times often."""
