@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 
 import msgspec
 
@@ -14,10 +13,9 @@ from hub.checkers.accounts import check_accounts
 from hub.contract.decode import decode
 from hub.contract.subjects import account_log
 from hub.contract.types import Delivery, Receipt
-from hub.ledger.port import LedgerCorrupt
 from tests.sim.account_scenario import account_scenario
 from tests.sim.account_world import AccountWorld, tuned
-from tests.support.model import Replayed, decode_record
+from tests.sim.logs import log_violations
 from tests.support.virtual_loop import Hang, VirtualLoop, run
 
 _deliveries = msgspec.json.Decoder(list[Delivery] | Delivery).decode
@@ -41,7 +39,9 @@ def simulate_accounts(seed: int) -> AccountWorld:
 
 def account_violations(world: AccountWorld) -> list[str]:
     """Every promise the run has broken; none for a good run."""
-    return [*world.broken, *map(str, check_accounts(history_of(world))), *_logs(world)]
+    partitions = world.scenario.partitions
+    logs = log_violations(world, lambda number: account_log(number, partitions))
+    return [*world.broken, *map(str, check_accounts(history_of(world))), *logs]
 
 
 def history_of(world: AccountWorld) -> AccountHistory:
@@ -75,28 +75,6 @@ def history_of(world: AccountWorld) -> AccountHistory:
         confirmed=world.confirmed,
         heard=world.heard,
     )  # fmt: skip
-
-
-def _logs(world: AccountWorld) -> Iterator[str]:
-    """Snapshot and what is left of the log give the same as the whole log, and as the owner has."""
-    for number, whole in world.replayed.items():
-        log = account_log(number, world.scenario.partitions)
-        snapshot = world.streams.snapshots.get(log)
-        found = Replayed()
-        if snapshot is not None:
-            found = Replayed(snapshot.fence, snapshot.epoch, snapshot.at_ms,
-                             dict(snapshot.checkpoint), dict(snapshot.states))  # fmt: skip
-        try:
-            for stored in world.streams.log_after(log, found.fence):
-                found.apply(stored.sequence, decode_record(stored.payload))
-        except LedgerCorrupt as error:
-            yield f"partition {number} cannot be recovered: {error}"
-            continue
-        if found != whole:
-            yield f"partition {number}: snapshot and log differ from the whole log"
-        owned = world.left_with.get(number)
-        if owned is None:
-            yield f"partition {number} has no owner at the end"
 
 
 def account_fingerprint(world: AccountWorld) -> str:

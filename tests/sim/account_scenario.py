@@ -14,7 +14,7 @@ from channels.provider import ProviderInbound
 from hub import limits
 from hub.contract.times import parse_rfc3339, rfc3339
 from hub.contract.types import Delivery
-from tests.sim.scenario import HOUR_MS, STARTS, Trouble
+from tests.sim.scenario import HOUR_MS, STARTS, Trouble, draw_troubles
 
 NAMES = ("main", "spare", "ads", "codes", "bot", "app-push")
 APPS = ("shop", "bank")
@@ -33,6 +33,8 @@ REQUEST_FAULTS = {
 }
 COUNTS = {"commit": 120, "claim": 10, "read": 40, "tell": 60, "snapshot": 20, "submit": 50}
 """About how often a place is passed in a scenario: its faults are drawn from the first so many."""
+LASTING = {"refused": (5.0, 600.0), "unlinked": (0.5, 600.0)}
+"""What goes wrong with carriers, and for how many seconds: shortest and longest."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def account_scenario(seed: int) -> AccountScenario:
         manners={name: _manner(chance, seed, name) for name in names},
         dispatches=[world.dispatch(at) for at in bursts for _ in range(chance.randint(1, 5))],
         letters=world.letters(bursts),
-        troubles=_troubles(chance, bursts),
+        troubles=draw_troubles(chance, bursts, "reload", LASTING),
         faults=_faults(chance),
         commit_tries=chance.choice((2, 4, 12)),
         bounds=_bounds(chance),
@@ -283,21 +285,6 @@ def _faults(chance: random.Random) -> dict[tuple[str, int], str]:
         place = chance.randint(1, COUNTS.get(kind, 10))
         plan[kind, place] = chance.choice(REQUEST_FAULTS[kind])
     return plan
-
-
-def _troubles(chance: random.Random, bursts: list[float]) -> list[Trouble]:
-    """Mostly while much is going on."""
-    lasting = {"down": (0.5, 60), "full": (0.5, 60), "pause": (0.3, 30), "refused": (5, 600),
-               "unlinked": (0.5, 600)}  # fmt: skip
-    kinds = ("kill", "stop", "two-owners", "two-owners", "move", "gap", "reload", *lasting)
-    troubles = []
-    for _ in range(chance.choice((0, 2, 4, 7))):
-        kind = chance.choice(kinds)
-        at_s = chance.choice(bursts) + chance.choice((0.0, 0.003, 0.02, 0.5, 5.0, 2000.0))
-        shortest, longest = lasting.get(kind, (0, 0))
-        lasts_s = chance.uniform(shortest, chance.choice((2 * shortest, longest)))
-        troubles.append(Trouble(at_s, kind, chance.randrange(24), lasts_s))
-    return sorted(troubles)
 
 
 def _bounds(chance: random.Random) -> dict[str, int]:

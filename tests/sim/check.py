@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 
 import msgspec
 
+from actors.partition import Partition
 from hub.checkers import Handed, History, Published, Told, check_all
 from hub.checkers.records import follows
 from hub.contract.decode import decode
 from hub.contract.types import Delivery, Intent, Outcome
-from hub.ledger.port import LedgerCorrupt
+from tests.sim.logs import log_violations
 from tests.sim.recording import Recorder, compare
 from tests.sim.scenario import scenario
 from tests.sim.world import World, tuned
@@ -50,7 +50,7 @@ def violations(world: World) -> list[str]:
     return [
         *world.broken,
         *map(str, check_all(history, acknowledged)),
-        *_logs(world),
+        *log_violations(world, int, _held_by),
         *compare(world.streams, world.recorder),
     ]
 
@@ -79,30 +79,13 @@ def _several(found: list | object) -> list:
     return found if isinstance(found, list) else [found]
 
 
-def _logs(world: World) -> Iterator[str]:
-    """Snapshot and what is left of the log give the same as the whole log, and as the owner has."""
-    for number in range(world.scenario.partitions):
-        whole = world.replayed[number]
-        snapshot = world.streams.snapshots.get(number)
-        found = Replayed()
-        if snapshot is not None:
-            found = Replayed(snapshot.fence, snapshot.epoch, snapshot.at_ms,
-                             dict(snapshot.checkpoint), dict(snapshot.states))  # fmt: skip
-        try:
-            for stored in world.streams.log_after(number, found.fence):
-                found.apply(stored.sequence, decode_record(stored.payload))
-        except LedgerCorrupt as error:
-            yield f"partition {number} cannot be recovered: {error}"
-            continue
-        if found != whole:
-            yield f"partition {number}: snapshot and log differ from the whole log"
-        owned = world.left_with.get(number)
-        if owned is None:
-            yield f"partition {number} has no owner at the end"
-        elif owned.epoch < whole.epoch:
-            continue  # it was replaced, by one that died, and had nothing to commit since
-        elif (owned.states, owned.fence) != (whole.states, whole.fence):
-            yield f"partition {number}: its owner holds something else than its log"
+def _held_by(owned: Partition, whole: Replayed) -> str | None:
+    """An owner holds what its log says."""
+    if owned.epoch < whole.epoch:
+        return None  # it was replaced, by one that died, and had nothing to commit since
+    if (owned.states, owned.fence) != (whole.states, whole.fence):
+        return "its owner holds something else than its log"
+    return None
 
 
 def fingerprint(streams: Streams) -> str:

@@ -7,6 +7,7 @@ by its seed alone, so these draw from `random.Random`.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -109,7 +110,7 @@ def scenario(seed: int) -> Scenario:
         policies=policies,
         publications=world.publications(bursts),
         releases=world.releases(),
-        troubles=_troubles(chance, bursts, partitions),
+        troubles=draw_troubles(chance, bursts, "policy"),
         faults=_faults(chance),
         skews_ms=[chance.choice((0, 0, 0, 7, 300, 1500)) for _ in range(8)],
         commit_tries=chance.choice((2, 4, 12)),
@@ -374,10 +375,17 @@ def _faults(chance: random.Random) -> dict[tuple[str, int], str]:
     return plan
 
 
-def _troubles(chance: random.Random, bursts: list[float], partitions: int) -> list[Trouble]:
-    """Mostly while much is going on."""
-    lasting = {"down": (0.5, 60), "full": (0.5, 60), "pause": (0.3, 30)}
-    kinds = ("kill", "stop", "two-owners", "two-owners", "move", "gap", "policy", *lasting)
+def draw_troubles(
+    chance: random.Random,
+    bursts: list[float],
+    own: str,
+    own_lasting: Mapping[str, tuple[float, float]] | None = None,
+) -> list[Trouble]:
+    """Mostly while much is going on. `own` is what only this kind of scenario has, and
+    `own_lasting` what lasts in it (shortest and longest, in seconds) beside what lasts in all.
+    """
+    lasting = {"down": (0.5, 60), "full": (0.5, 60), "pause": (0.3, 30), **(own_lasting or {})}
+    kinds = ("kill", "stop", "two-owners", "two-owners", "move", "gap", own, *lasting)
     troubles = []
     for _ in range(chance.choice((0, 2, 4, 7))):
         kind = chance.choice(kinds)

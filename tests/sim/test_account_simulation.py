@@ -6,17 +6,14 @@ Run more of them: TACT_SEEDS=10000 pytest tests/sim -k account_seeds
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import subprocess
 import sys
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
 from typing import Any
 
 import pytest
-import structlog
 
 from actors import account as account_module
 from actors import window
@@ -35,52 +32,26 @@ from tests.sim.account_check import (
     account_violations,
     simulate_accounts,
 )
+from tests.sim.seeds import CHUNKS, SEEDS, Seeds, silent
 
+__all__ = ["silent"]
 pytestmark = pytest.mark.sim
 
-SEEDS = int(os.environ.get("TACT_SEEDS", "300"))
-CHUNK = 20
-seen: Counter[str] = Counter()
-"""What happened in the seeds that were run."""
+seeds = Seeds(simulate_accounts, account_events, account_violations, "one_account_seed")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def silent() -> Iterator[None]:
-    """Hosts say much about what goes wrong, and here much does."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+@pytest.mark.parametrize("first", CHUNKS)
 def test_account_seeds(first: int):
-    failed = []
-    for seed in range(first, min(first + CHUNK, SEEDS)):
-        world = simulate_accounts(seed)
-        seen.update(account_events(world))
-        if found := account_violations(world):
-            failed.append(
-                f"seed {seed}: {len(found)} violations, the first: {found[0][:500]}\n"
-                f"    TACT_SEED={seed} pytest tests/sim -k one_account_seed"
-            )
-    if failed:
-        pytest.fail("\n".join(failed), pytrace=False)
+    seeds.run_chunk(first)
 
 
 def test_one_account_seed():
-    seed = int(os.environ.get("TACT_SEED", "0"))
-    world = simulate_accounts(seed)
-    if found := account_violations(world):
-        pytest.fail("\n".join([f"seed {seed}", *world.trace, *found]), pytrace=False)
+    seeds.run_one()
 
 
 @pytest.mark.skipif(SEEDS < 300, reason="too few seeds for everything to happen")
 def test_everything_happened_in_the_account_seeds_above():
-    if not seen:
-        for seed in range(60):
-            seen.update(account_events(simulate_accounts(seed)))
-    missing = [name for name in EXPECTED if not seen[name]]
-    assert not missing, f"never happened: {missing}; {dict(sorted(seen.items()))}"
+    seeds.check_reach(EXPECTED)
 
 
 FAILURES = ("config", "dead_address", "expired", "provider", "rejected_content", "throttled")
@@ -289,9 +260,9 @@ BUGS: dict[Any, tuple[int | range, str]] = {
 def test_a_planted_bug_of_accounts_is_found(bug: Any, monkeypatch: pytest.MonkeyPatch):
     bug(monkeypatch)
     within, broken = BUGS[bug]
-    seeds = range(within) if isinstance(within, int) else within
+    tried = range(within) if isinstance(within, int) else within
     assert any(
         broken in violation
-        for seed in seeds
+        for seed in tried
         for violation in account_violations(simulate_accounts(seed))
-    ), f"not in {seeds}"
+    ), f"not in {tried}"

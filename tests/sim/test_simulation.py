@@ -6,16 +6,12 @@ Run more of them: TACT_SEEDS=10000 pytest tests/sim -k seeds
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 from msgspec.structs import replace
 
 from actors import conversation, fallback, runner, turn
@@ -27,53 +23,27 @@ from hub.policy.policy import Policy
 from hub.policy.rules import Cap, Quiet
 from hub.policy.state import READ, SENT, ConversationState, Held
 from tests.sim.check import events_of, fingerprint, simulate, violations
+from tests.sim.seeds import CHUNKS, SEEDS, Seeds, silent
 from tests.support.model import Streams
 
+__all__ = ["silent"]
 pytestmark = pytest.mark.sim
 
-SEEDS = int(os.environ.get("TACT_SEEDS", "300"))
-CHUNK = 20
-seen: Counter[str] = Counter()
-"""What happened in the seeds that were run."""
+seeds = Seeds(simulate, events_of, violations, "one_seed")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def silent() -> Iterator[None]:
-    """Hosts say much about what goes wrong, and here much does."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+@pytest.mark.parametrize("first", CHUNKS)
 def test_seeds(first: int):
-    failed = []
-    for seed in range(first, min(first + CHUNK, SEEDS)):
-        world = simulate(seed)
-        seen.update(events_of(world))
-        if found := violations(world):
-            failed.append(
-                f"seed {seed}: {len(found)} violations, the first: {found[0][:500]}\n"
-                f"    TACT_SEED={seed} pytest tests/sim -k one_seed"
-            )
-    if failed:
-        pytest.fail("\n".join(failed), pytrace=False)
+    seeds.run_chunk(first)
 
 
 def test_one_seed():
-    seed = int(os.environ.get("TACT_SEED", "0"))
-    world = simulate(seed)
-    if found := violations(world):
-        pytest.fail("\n".join([f"seed {seed}", *world.trace, *found]), pytrace=False)
+    seeds.run_one()
 
 
 @pytest.mark.skipif(SEEDS < 300, reason="too few seeds for everything to happen")
 def test_everything_happened_in_the_seeds_above():
-    if not seen:
-        for seed in range(60):
-            seen.update(events_of(simulate(seed)))
-    missing = [name for name in EXPECTED if not seen[name]]
-    assert not missing, f"never happened: {missing}; {dict(sorted(seen.items()))}"
+    seeds.check_reach(EXPECTED)
 
 
 EXPECTED = (
