@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 
 from actors.account_effects import Effects
-from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate
+from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate, wait_of
 from actors.account_queue import Entry, Queue
 from actors.account_state import (
     ACCEPTED,
@@ -39,7 +39,7 @@ from actors.account_state import (
     unpack_peer,
 )
 from channels.accounts import AccountConfig
-from channels.provider import Answer, Link, Prepared, Submission, Unsendable
+from channels.provider import Answer, Link, Prepared, Provider, Submission, Unsendable
 from hub.contract.types import Delivery, FailureClass, ReceiptStatus
 from hub.policy.state import FAILED, STATUS
 
@@ -51,12 +51,6 @@ comes meanwhile is still kept."""
 WAITING_MAX = 200_000
 """Deliveries that may wait for one account. More are given back as `failed`, class `throttled`, so
 that their conversations go on without it."""
-RETRY_FIRST_MS = 1_000
-RETRY_MAX_MS = 60_000
-THROTTLE_MS = 1_000
-"""Pause after a slow-down that names no time."""
-NOT_LEFT_MS = 200
-"""Before another try of what never left: the connection was lost under it."""
 FAILOVER_LOOK_MS = 1_000
 """Between two looks whether a lost connection has been lost for too long."""
 HAND_OVER_TURN = 1_024
@@ -335,7 +329,7 @@ class Account:
 
     # ---- leaving ---------------------------------------------------------------------------------
 
-    def depart(self, clock: Callable[[], float], submit: Callable[[Submission], None]) -> float:
+    def depart(self, clock: Callable[[], float], provider: Provider) -> float:
         """Put on the wire what is due; returns when the next is (infinite: none is)."""
         later: list[Entry] = []
         now, next_ms = clock(), math.inf
@@ -358,8 +352,10 @@ class Account:
             self._soon_units -= attempt.units
             assert entry.prepared is not None
             accepted = tuple(attempt.ids)
-            submit(Submission(entry.id, entry.prepared, attempt.expires_ms, accepted))
-            now = clock()  # counted when it has happened: what held it up is no time between two
+            provider.submit(Submission(entry.id, entry.prepared, attempt.expires_ms, accepted))
+            if self.gate.pacer.limited:
+                provider.flush()  # asked before, counted after: no hold-up brings two nearer
+            now = clock()
             self.gate.departed(attempt, entry.quota_ms, now)
             entry.quota_ms = entry.left_ms = now
         self.departing.extendleft(reversed(later))
@@ -419,8 +415,9 @@ class Account:
     def _refused(self, entry: Entry, answer: Answer, now: int) -> None:
         """Not taken for the moment: `retry` or `throttled`."""
         attempt = entry.attempt
+        attempt.tries += answer.kind == "retry" and bool(answer.code)  # else it never left
+        wait_ms = wait_of(answer, attempt.tries)
         if answer.kind == "throttled":
-            wait_ms = answer.retry_after_ms or THROTTLE_MS
             key = {"app": attempt.app, "recipient": attempt.recipient}.get(answer.scope, "")
             added_ms = self.gate.pause(answer.scope, key, wait_ms, now)
             if added_ms:
@@ -429,12 +426,6 @@ class Account:
                 )
                 if wait_ms > OPEN_AHEAD_MS:
                     self.take_back(now)
-        elif answer.code:
-            attempt.tries += 1
-            backoff_ms = min(RETRY_FIRST_MS << min(attempt.tries - 1, 16), RETRY_MAX_MS)
-            wait_ms = answer.retry_after_ms or backoff_ms
-        else:  # it never left
-            wait_ms = answer.retry_after_ms or NOT_LEFT_MS
         if attempt.tries >= self.config.tries:
             self._close(entry)
             self._end(entry.id, attempt, "failed", now, "provider", answer.code)

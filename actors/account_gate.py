@@ -23,6 +23,14 @@ finds claims of another waits as long before it sends, and counts them as having
 BLOCKED_LOOK_MS = 60_000.0
 """A limit that is used up is asked again at least this often: clocks are set."""
 
+RETRY_FIRST_MS = 1_000
+"""Before another try of what was not taken; twice as long each time, up to RETRY_MAX_MS."""
+RETRY_MAX_MS = 60_000
+THROTTLE_MS = 1_000
+"""Pause after a slow-down that names no time."""
+NOT_LEFT_MS = 200
+"""Before another try of what never left: the connection was lost under it."""
+
 
 class Gate:
     """Pacer (short limits, asked at departure), quota (long ones, counted at the claim), breaker
@@ -179,6 +187,17 @@ class Gate:
         was_up, self.link = self.link.window > 0, link
         self.breaker.link(link.window > 0, now)
         return was_up and link.window <= 0
+
+
+def wait_of(answer: Answer, tries: int) -> int:
+    """How long, in ms, what was not taken waits before the next of its `tries`."""
+    if answer.retry_after_ms:
+        return answer.retry_after_ms
+    if answer.kind == "throttled":
+        return THROTTLE_MS
+    if not answer.code:
+        return NOT_LEFT_MS
+    return min(RETRY_FIRST_MS << min(tries - 1, 16), RETRY_MAX_MS)
 
 
 def limits_of(config: AccountConfig) -> tuple[Limit, ...]:

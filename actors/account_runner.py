@@ -484,7 +484,7 @@ class AccountRunner:
             self._timer = None
         clock, next_ms = self._clock.now_ms, math.inf
         for name, account in list(self._leaving.items()):
-            at = account.depart(clock, self._providers[name][0].submit)
+            at = account.depart(clock, self._providers[name][0])
             if account.overdue:
                 self._dirty[name] = account
                 self._look.set()

@@ -93,6 +93,11 @@ class Pacer:
         self._slow: _Slow | None = None
         self._measured: _Measured | None = None
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any short limit to keep to."""
+        return any(self._plan)
+
     # ---- asking and counting ---------------------------------------------------------------------
 
     def ready(self, app: str, recipient: str, units: int, now: float) -> Ready:

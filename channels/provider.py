@@ -206,6 +206,10 @@ class Provider(Protocol):
         nothing else is open: what is beyond is sent as answers make room. One may come just after
         a lost link was told: it is answered `retry`."""
 
+    def flush(self) -> None:
+        """What was submitted is on the wire when this returns, if the connection takes it. Without
+        it that is when the loop comes round. Nothing to do for those that make requests."""
+
     async def callback(self, request: Callback) -> Reply:
         """Answer the provider's HTTP request: 404 by those that have none."""
 

@@ -213,6 +213,9 @@ class ModelProvider:
             self.carrier.links.append(self)
             self.changed()
 
+    def flush(self) -> None:
+        """What is submitted is on its way at once."""
+
     def submit(self, submission: Submission) -> None:
         if self._process is not None and not self._process.alive:
             return  # a killed process does nothing, whatever its timers say

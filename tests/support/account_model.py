@@ -191,6 +191,7 @@ class ScriptedProvider:
         self.window = window
         self.log = [] if log is None else log
         self.stopped = False
+        self.flushed: Callable[[], None] = lambda: None
         self._script = script
 
     def prepare(self, delivery: Delivery) -> Prepared:
@@ -207,6 +208,9 @@ class ScriptedProvider:
         assert not self.stopped, "submitted after the end"
         self.log.append((self.name, submission.delivery))
         self._script(submission, self)
+
+    def flush(self) -> None:
+        self.flushed()
 
     async def callback(self, request: Callback) -> Reply:
         return Reply(404)

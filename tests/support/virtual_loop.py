@@ -37,6 +37,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._now_s
 
+    def hold_up(self, seconds: float) -> None:
+        """The process gets no processor for so long, in the middle of whatever it does."""
+        self._now_s += seconds
+
     def call_soon(
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:

@@ -222,6 +222,22 @@ async def test_never_over_a_limit(bench: Bench) -> None:
     assert times[-1] - times[0] < 8_000 + 500
 
 
+@scene(config(limits=LimitsTable(account=["5/s"])))
+async def test_never_over_a_limit_on_the_wire_when_writing_is_held_up(bench: Bench) -> None:
+    written: list[float] = []
+
+    def flushed() -> None:
+        if len(written) % 6 == 0:  # between deciding that it leaves and its being on the wire
+            bench.loop.hold_up(0.09)
+        written.append(bench.clock.now_ms())
+
+    bench.providers["sms"].flushed = flushed
+    bench.deliver(*(f"n{i}" for i in range(40)))
+    await bench.until(lambda: len(bench.told()) == 40)
+    assert len(written) == 40
+    assert all(b - a >= 1_000 for a, b in zip(written, written[5:], strict=False))
+
+
 @scene(config(limits=LimitsTable(recipient=["1/s"])), window=10)
 async def test_what_waits_for_its_number_holds_no_place_of_others(bench: Bench) -> None:
     for n in range(20):

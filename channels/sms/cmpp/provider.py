@@ -172,6 +172,11 @@ class CmppProvider:
                 message = msgspec.structs.replace(part, valid_time=until)
                 session.submit(message, (flight, index))
 
+    def flush(self) -> None:
+        """Write what was submitted, not at the end of the loop's pass."""
+        for session in list(self._sessions):
+            session.flush()
+
     async def callback(self, _request: Callback) -> Reply:
         """CMPP has none."""
         return Reply(404)

@@ -158,6 +158,10 @@ class Session(asyncio.Protocol):
         self._waiting.append((message, token))
         self._soon()
 
+    def flush(self) -> None:
+        """Write what waits now, as far as the window and the socket allow."""
+        self._flush()
+
     def confirm(self, sequence: int, msg_id: int, result: int) -> None:
         """Answer a DELIVER. Of a connection that has ended: nothing, the ISMG will repeat it."""
         self._say(DeliverResp(msg_id, result), sequence)

@@ -169,6 +169,11 @@ class SmppProvider:
             self._queue.extend((sending, i) for i, taken in enumerate(sending.ids) if not taken)
             self._pump()
 
+    def flush(self) -> None:
+        """Write what was submitted, not at the end of the loop's pass."""
+        for session in self._senders:
+            session.flush()
+
     async def callback(self, request: Callback) -> Reply:
         """SMPP has no callbacks."""
         return Reply(status=404)

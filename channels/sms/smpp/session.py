@@ -37,8 +37,6 @@ second of receipts at 2,000 messages a second, 1 MB."""
 OUT_PDUS_MAX: Final = 10_000
 """PDUs that wait because the other side does not read; one more ends the connection. Submissions
 are bounded by the window: only answers to a flood of requests can get here."""
-WRITE_BYTES: Final = 256 * 1024
-"""Bytes in the transport before it says stop: what waits here is known not to have left."""
 SILENT_MAX: Final = 3
 """Submissions in a row that were not answered in time before the connection is given up."""
 TICKS_PER_TIMEOUT: Final = 4
@@ -144,6 +142,10 @@ class Session(asyncio.Protocol):
         self._unwritten.append(sequence)
         self._send(header(Command.SUBMIT_SM, 0, sequence, len(body)) + body)
 
+    def flush(self) -> None:
+        """Write what waits now, not at the end of the loop's pass."""
+        self._flush()
+
     def hold(self, message: Message) -> None:
         """The account has this message and will say whether it is stored: it counts against
         UNSTORED_MAX until `confirm`."""
@@ -190,7 +192,9 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_BYTES)
+        # What the system does not take waits here, where it is known not to have left; and what it
+        # takes is on its way when `write` returns.
+        transport.set_write_buffer_limits(high=0)
         self._state = "binding"
         self._heard = self._now()
         self._deadline = self._heard + self._config.connect_timeout_s

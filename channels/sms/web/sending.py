@@ -88,6 +88,9 @@ class HttpProvider(ABC):
         """One request to the gateway."""
         self._sender.submit(submission)
 
+    def flush(self) -> None:  # noqa: B027 - nothing to do is right for all of them
+        """A request is a task: it is written when the loop comes to it."""
+
     async def stop(self, drain_s: float) -> None:
         """Wait for answers, then end."""
         await self._sender.stop(drain_s)
