@@ -122,6 +122,13 @@ class ConversationState(Struct, array_like=True, gc=False):
     """Remembered (app, id) that are neither in `sends` nor in `held`; see `hub.policy.seen`."""
     held: list[Held] = field(default_factory=list)
     """Held and in flight, in the order of acceptance."""
+    windows: dict[str, list[int]] = field(default_factory=dict)
+    """By `window_key`: when the customer last wrote there (Unix ms), and the dispatches since."""
+    replied: dict[str, int] = field(default_factory=dict)
+    """Reply rule to when it last answered, for its `every`."""
+    waiting: dict[str, list[int]] = field(default_factory=dict)
+    """By `window_key`: since when a message of the customer is unanswered, and the reminders
+    given."""
 
 
 class WakeOnly(Struct, array_like=True):
@@ -131,7 +138,27 @@ class WakeOnly(Struct, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-pack_state = _encoder.encode
+_USED = 11
+"""Fields that every conversation has; the others, empty mostly, are then left out."""
+_HEADER = bytes([0x90 + _USED])
+"""MessagePack's fixarray: up to 15 elements in a byte."""
+_UNUSED = len(ConversationState.__struct_fields__) - _USED
+"""An empty map is one byte."""
+
+
+def pack_state(state: ConversationState) -> bytes:
+    """MessagePack; what ends a state unused is not written: most of a hub is idle states."""
+    packed = _encoder.encode(state)
+    if state.windows or state.replied or state.waiting:
+        return packed
+    return _HEADER + packed[1:-_UNUSED]
+
+
+def window_key(channel: str, account: str) -> str:
+    """The key of `windows` and `waiting`. No channel has a space."""
+    return f"{channel} {account}"
+
+
 unpack_state = msgspec.msgpack.Decoder(ConversationState).decode
 unpack_wake = msgspec.msgpack.Decoder(WakeOnly).decode
 
