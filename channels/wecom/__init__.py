@@ -1,0 +1,1 @@
+"""WeCom: managed accounts that talk with members and customers."""
