@@ -18,6 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from actors.account_customers import closed, follows
 from actors.account_effects import Effects
 from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate, wait_of
 from actors.account_queue import Entry, Queue
@@ -26,6 +27,7 @@ from actors.account_state import (
     DONE,
     LINGER_MS,
     OPEN,
+    OWN,
     UNKNOWN,
     WAITING,
     AccountState,
@@ -38,8 +40,10 @@ from actors.account_state import (
     unpack_account,
     unpack_peer,
 )
+from actors.failover import hand_over
 from channels.accounts import AccountConfig
 from channels.provider import Answer, Link, Prepared, Provider, Submission, Unsendable
+from channels.registry import PROVIDERS
 from hub.contract.types import Delivery, FailureClass, ReceiptStatus
 from hub.policy.state import FAILED, STATUS
 
@@ -53,12 +57,8 @@ WAITING_MAX = 200_000
 that their conversations go on without it."""
 FAILOVER_LOOK_MS = 1_000
 """Between two looks whether a lost connection has been lost for too long."""
-HAND_OVER_TURN = 1_024
-"""Deliveries handed to another account in one turn: a few messages of a batch."""
 ENDED_TURN = 1_000
 """Deliveries given back in one turn: their receipts must fit a log record."""
-OWN = "tact"
-"""The `app` of what the account itself sends (answers to refusals); nobody is told of it."""
 
 
 class Account:
@@ -72,6 +72,7 @@ class Account:
         "_doomed",
         "_effects",
         "_fetching",
+        "_kind",
         "_prepare",
         "_resend",
         "_soon_units",
@@ -105,6 +106,7 @@ class Account:
         self.next_ms = math.inf
         """When it wants to be asked again although nothing has happened."""
         self._effects = effects
+        self._kind = PROVIDERS[config.provider]
         self._prepare = prepare
         self._resend = resend
         self._bodies = 0
@@ -191,7 +193,7 @@ class Account:
         """Give back what waits: its time ran out, or the account is no more."""
         entry = self.queue.by_id.get(delivery)
         if entry is not None:
-            self._forget(entry)
+            self.forget(entry)
             self._end(delivery, entry.attempt, "failed", now, failure, code)
 
     # ---- claiming --------------------------------------------------------------------------------
@@ -205,7 +207,7 @@ class Account:
             if self.gate.link.window <= 0:
                 self.next_ms = now + FAILOVER_LOOK_MS
             if self.gate.broken(now):
-                self._hand_over(now)
+                hand_over(self, self._effects, self.config.failover, now)
         while (entry := self.queue.next(now)) is not None:
             if self._effects.full:
                 self.next_ms = now
@@ -227,11 +229,11 @@ class Account:
         """Claim one, or say why not: failed, postponed, or its body is fetched first."""
         attempt = entry.attempt
         if attempt.expires_ms and attempt.expires_ms <= now:
-            self._forget(entry)
+            self.forget(entry)
             self._end(entry.id, attempt, "failed", now, "expired", "")
             return
         if entry.delivery is None:
-            self._fetch(entry)
+            self.fetch(entry)
             return
         if entry.prepared is None and not self._made_ready(entry, now):
             return
@@ -239,8 +241,10 @@ class Account:
             self._recall(attempt.recipient, now)
         ready = self.gate.quota_ready(attempt, now)
         if ready.at_ms > now:
-            if ready.at_ms >= (attempt.expires_ms or math.inf):
-                self._forget(entry)
+            if ready.scope == "recipient" and self._kind.closes:
+                self._refuse_closed(entry, ready.limit, now)
+            elif ready.at_ms >= (attempt.expires_ms or math.inf):
+                self.forget(entry)
                 self._end(entry.id, attempt, "failed", now, "throttled", ready.limit)
             elif ready.scope == "account":
                 self._block(ready.at_ms, ready.limit, now)
@@ -252,6 +256,11 @@ class Account:
             # Claimed now it would hold a place in the window that others could leave by.
             self.queue.postpone(entry, soon.at_ms - OPEN_AHEAD_MS)
             return
+        window = self._kind.window
+        assert entry.prepared is not None
+        if window and not entry.prepared.free and not follows(self._effects, window, attempt, now):
+            self._refuse_closed(entry, "window", now)
+            return
         self.gate.claimed(attempt, now)
         entry.quota_ms = now
         attempt.state, attempt.opened_ms, attempt.wake_ms = OPEN, now, 0
@@ -262,7 +271,12 @@ class Account:
         self.claimed.append(entry)
         self._effects.store(attempt_key(entry.id), pack(attempt))
 
-    def _fetch(self, entry: Entry) -> None:
+    def _refuse_closed(self, entry: Entry, code: str, now: int) -> None:
+        """Nothing may be sent to this customer now: her conversation goes on without us."""
+        self.forget(entry)
+        self._end(entry.id, entry.attempt, "failed", now, "window_closed", code)
+
+    def fetch(self, entry: Entry) -> None:
         """Have its body read again; nothing else of its conversation leaves meanwhile."""
         entry.fetching = True
         self._fetching += 1
@@ -282,7 +296,7 @@ class Account:
         try:
             entry.prepared = prepared = self._prepare(entry.delivery)
         except Unsendable as error:
-            self._forget(entry)
+            self.forget(entry)
             self._end(entry.id, entry.attempt, "failed", now, error.failure, error.provider_code)
             return False
         entry.attempt.recipient, entry.attempt.units = prepared.recipient, prepared.units
@@ -299,7 +313,7 @@ class Account:
         for _ in range(min(len(self._doomed), ENDED_TURN)):
             entry = self.queue.by_id.get(self._doomed.popleft())
             if entry is not None and not entry.fetching:
-                self._forget(entry)
+                self.forget(entry)
                 self._end(entry.id, entry.attempt, "failed", now, "throttled", self.gate.blocked_by)
         if self._doomed:
             self.next_ms = now
@@ -393,6 +407,8 @@ class Account:
             self._lost_sight(delivery, attempt, now, entry)
         elif answer.kind == "failed" or attempt.told >= FAILED:  # a receipt may have been faster
             failure = answer.failure or "provider"
+            if failure == "window_closed" and self._kind.window is not None:
+                closed(self._effects, self._kind.window, attempt)
             self._close(entry)
             self._end(delivery, attempt, "failed", now, failure, answer.code)
         else:
@@ -409,7 +425,8 @@ class Account:
         attempt.state = ACCEPTED
         attempt.wake_ms = now + self.config.ms("receipts_for")
         self._effects.wake(attempt.wake_ms, attempt_key(entry.id))
-        self.tell(entry.id, attempt, "sent", now, None, answer.code)
+        if answer.status is not None:
+            self.tell(entry.id, attempt, answer.status, now, None, answer.code)
         self._effects.store(attempt_key(entry.id), pack(attempt))
 
     def _refused(self, entry: Entry, answer: Answer, now: int) -> None:
@@ -496,45 +513,9 @@ class Account:
         if self.gate.changed(link, now):
             self.take_back(now)
 
-    # ---- failover --------------------------------------------------------------------------------
-
-    def _hand_over(self, now: int) -> None:
-        """While it cannot work: what waits goes to the other account, in its order.
-
-        Not what a provider may have, or has parts of, nor what was handed over before: that waits
-        here. A conversation with something unanswered, or a body to be read, goes after that.
-        """
-        target = self.config.failover
-        assert target is not None
-        self.take_back(now)
-        handed = 0
-        reading: set[str] = set()
-        for entry in self.queue.idle():
-            customer = entry.attempt.customer
-            if customer in reading or self._stays(entry.attempt):
-                continue
-            if handed >= HAND_OVER_TURN or self._effects.full:
-                self.next_ms = now
-                return
-            handed += 1
-            if entry.delivery is None:
-                reading.add(customer)
-                self._fetch(entry)
-            else:
-                self._forget(entry)
-                self._effects.store(attempt_key(entry.id), None)
-                self._effects.hand_over(entry, target)
-                self._effects.count("tact_handed_over_total", self.name)
-
-    def _stays(self, attempt: Attempt) -> bool:
-        """Another account may not have it."""
-        if attempt.handed or attempt.app == OWN or attempt.told or any(attempt.ids):
-            return True
-        return attempt.unsure and self.config.duplicates != "allow"
-
     # ---- ends ------------------------------------------------------------------------------------
 
-    def _forget(self, entry: Entry) -> None:
+    def forget(self, entry: Entry) -> None:
         """It leaves the queue for another reason than being sent."""
         self.queue.drop(entry)
         if entry.delivery is not None:
@@ -581,7 +562,7 @@ class Account:
         """Receipts have said the last word."""
         waiting = self.queue.by_id.get(delivery)
         if waiting is not None:  # it was to be sent again, and had arrived after all
-            self._forget(waiting)
+            self.forget(waiting)
         self._linger(delivery, attempt, now)
 
     def _linger(self, delivery: str, attempt: Attempt, now: int) -> None:

@@ -13,10 +13,10 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from actors.account import OWN, Account
+from actors.account import Account
 from actors.account_partition import AccountPartition, TurnChanges, handed_subjects, own_delivery
 from actors.account_queue import Entry
-from actors.account_state import pack
+from actors.account_state import OWN, pack
 from actors.batch import arrays
 from actors.snapshots import store_snapshot
 from hub import limits

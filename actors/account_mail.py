@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from channels.provider import Answer, Link, ProviderInbound, ProviderReceipt, Stored
+from channels.provider import Answer, Bundle, Link, ProviderInbound, ProviderReceipt, Stored
 
 
 class Answered(NamedTuple):
@@ -33,6 +33,14 @@ class Written(NamedTuple):
     stored: Stored
 
 
+class Bundled(NamedTuple):
+    """What belongs together; confirmed to the provider when all of it is stored."""
+
+    mailbox: Mailbox
+    bundle: Bundle
+    stored: Stored
+
+
 class Linked(NamedTuple):
     """The connection has changed."""
 
@@ -40,7 +48,7 @@ class Linked(NamedTuple):
     link: Link
 
 
-Letter = Answered | Reported | Written | Linked
+Letter = Answered | Reported | Written | Bundled | Linked
 Count = Callable[..., None]
 
 
@@ -83,6 +91,12 @@ class Mailbox:
             stored(False)
         else:
             self._put(Written(self, inbound, stored))
+
+    def bundle(self, bundle: Bundle, stored: Stored) -> None:
+        if self.closed:
+            stored(False)
+        else:
+            self._put(Bundled(self, bundle, stored))
 
     def link(self, link: Link) -> None:
         self._put(Linked(self, link))

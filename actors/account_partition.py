@@ -14,25 +14,27 @@ from typing import Any
 
 import msgspec
 
-from actors.account import OWN, Account
+from actors.account import Account
 from actors.account_queue import Entry
 from actors.account_receipts import EARLY_KEPT_MS, forget_ids
 from actors.account_state import (
     ACCEPTED,
     DONE,
+    OWN,
     STATE_NAMES,
     UNKNOWN,
     WAITING,
     Attempt,
     attempt_key,
     delivery_id,
+    note_key,
     pack,
     unpack_attempt,
     unpack_early,
     unpack_outbound,
     unpack_seen,
 )
-from channels.provider import ProviderInbound, Stored
+from channels.provider import NOTES_MAX, ProviderCommand, ProviderInbound, Stored
 from hub.contract.subjects import account_partition
 from hub.contract.times import moment_of, rfc3339
 from hub.contract.types import Delivery, DndSet, FailureClass, Inbound, ReceiptStatus
@@ -76,6 +78,8 @@ class AccountPartition:
         self.unsent: dict[str, list[Outbound]] = {}
         """By outbox key: stored, and not yet told to INTAKE."""
         self.fetches: list[tuple[Account, Entry]] = []
+        self.notes: dict[str, dict[str, bytes]] = {}
+        """What the providers of accounts have noted, by account."""
         self.woken: dict[str, Account] = {}
         """Accounts that may claim again, because of something that was due."""
         self.restoring: deque[str] = deque()
@@ -199,6 +203,22 @@ class AccountPartition:
         )
         self._send("inbound", customer, f"{account.name}/in/{id}", _encode(message))
 
+    def command(self, account: Account, customer: str, command: ProviderCommand) -> None:
+        given = {"id": command.id, "app": SOURCE, "customer": customer, "op": command.op}
+        payload = _encode(given | command.fields)
+        self._send("command", customer, f"{account.name}/{command.id}", payload)
+
+    def note(self, account: str, key: str, value: bytes | None) -> None:
+        notes = self.notes.setdefault(account, {})
+        if value is None:
+            notes.pop(key, None)
+        elif key not in notes and len(notes) >= NOTES_MAX:
+            self.count("tact_provider_total", account, "note-refused")
+            return
+        else:
+            notes[key] = value
+        self.store(note_key(account, key), value)
+
     def opt_out(self, account: Account, customer: str, id: str, at_ms: int) -> None:
         channel = account.config.channel
         scope = "all" if account.config.opt_out.scope == "all" else f"channel:{channel}"
@@ -285,6 +305,9 @@ class AccountPartition:
                 self.unsent[key] = unpack_outbound(packed)
             elif key.startswith("q:"):
                 self.wakes.append((unpack_early(packed)[-1].kept_ms + EARLY_KEPT_MS, key))
+            elif key.startswith("m:"):
+                _, account, note = key.split(":", 2)
+                self.notes.setdefault(account, {})[note] = packed
             elif key.startswith("i:"):
                 self.wakes.append((unpack_seen(packed).until_ms, key))
         attempts.sort(key=lambda one: (one[1].sequence, one[1].place))

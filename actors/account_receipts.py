@@ -34,7 +34,7 @@ from actors.account_state import (
     unpack_part,
     unpack_peer,
 )
-from channels.provider import ProviderInbound, ProviderReceipt
+from channels.provider import Bundle, ProviderCommand, ProviderInbound, ProviderReceipt
 from hub.contract.types import FailureClass, ReceiptStatus
 from hub.policy.state import DELIVERED, FAILED, READ, STATUS
 
@@ -57,6 +57,12 @@ class Heard(Protocol):
 
     def opt_out(self, account: Account, customer: str, id: str, at_ms: int) -> None:
         """A do not disturb for the conversation."""
+
+    def command(self, account: Account, customer: str, command: ProviderCommand) -> None:
+        """A command for the conversation."""
+
+    def note(self, account: str, key: str, value: bytes | None) -> None:
+        """Something the provider wants to find again."""
 
     def reply(self, account: Account, customer: str, to: str, id: str, text: str) -> None:
         """Send something on the account's own behalf."""
@@ -193,19 +199,13 @@ def hear(
 ) -> None:
     """One message of a customer, stored before it is confirmed to the provider."""
     name = inbound.id or _name_of(account, inbound)
-    if inbound.id:
-        key = seen_key(account.name, inbound.id)
-        if effects.load(key) is not None:
-            effects.count("tact_ignored_total", "inbound-repeated")
-            return
-        effects.store(key, pack(Seen(now + SEEN_MS)))
-        effects.wake(now + SEEN_MS, key)
+    if inbound.id and _taken(effects, account, inbound.id, now):
+        return
     key = peer_key(account.name, inbound.sender)
     packed = effects.load(key)
-    # Nobody we have written to: the number itself is the customer, until an application knows more.
-    peer = Peer(_customer_of(inbound.sender), now // DAY_MS)
-    if packed is not None:
-        peer = unpack_peer(packed)
+    peer = _peer(packed, inbound.sender, now)
+    if not inbound.agent and "event" not in inbound.content and inbound.at_ms > peer.wrote_ms:
+        peer.wrote_ms, peer.followed = inbound.at_ms, 0
     if inbound.opt_out:  # first: what is decided from now on knows of it
         heard.opt_out(account, peer.customer, name, inbound.at_ms)
         reply = account.config.opt_out.reply
@@ -218,6 +218,39 @@ def hear(
     effects.count("tact_inbound_total", account.name)
 
 
+def take_bundle(effects: Effects, heard: Heard, account: Account, bundle: Bundle, now: int) -> None:
+    """What a provider reports together: all of it is in this turn's commit, or none."""
+    if bundle.id and _taken(effects, account, bundle.id, now):
+        return
+    for command in bundle.commands:  # first: what is decided from now on knows of it
+        packed = effects.load(peer_key(account.name, command.sender))
+        heard.command(account, _peer(packed, command.sender, now).customer, command)
+    for inbound in bundle.inbound:
+        hear(effects, heard, account, inbound, now)
+    for receipt in bundle.receipts:
+        receive(effects, account, receipt, now)
+    for key, value in bundle.notes.items():
+        heard.note(account.name, key, value)
+
+
+def _taken(effects: Effects, account: Account, id: str, now: int) -> bool:
+    """Whether this was taken before; from now on it was."""
+    key = seen_key(account.name, id)
+    if effects.load(key) is not None:
+        effects.count("tact_ignored_total", "inbound-repeated")
+        return True
+    effects.store(key, pack(Seen(now + SEEN_MS)))
+    effects.wake(now + SEEN_MS, key)
+    return False
+
+
+def _peer(packed: bytes | None, address: str, now: int) -> Peer:
+    if packed is not None:
+        return unpack_peer(packed)
+    # Nobody we have written to: the address is the customer, until an application knows more.
+    return Peer(_customer_of(address), now // DAY_MS)
+
+
 def _name_of(account: Account, inbound: ProviderInbound) -> str:
     """An id for a message that came without: the same for a repeat of the same moment."""
     text = f"{account.name} {inbound.sender} {inbound.at_ms} {inbound.content!r}"
@@ -225,5 +258,6 @@ def _name_of(account: Account, inbound: ProviderInbound) -> str:
 
 
 def _customer_of(sender: str) -> str:
+    group = "~" if sender.startswith("~") else ""
     kept = "".join(c for c in sender if c.isascii() and (c.isalnum() or c in "_-"))
-    return kept[:64] or "unknown"
+    return group + (kept[:64] or "unknown")

@@ -34,9 +34,9 @@ from actors.account_io import (
     decode_deliveries,
     entries_of,
 )
-from actors.account_mail import Answered, Letter, Linked, Mailbox, Reported, Written
+from actors.account_mail import Answered, Bundled, Letter, Linked, Mailbox, Reported, Written
 from actors.account_partition import AccountPartition, TurnChanges, attempt_of
-from actors.account_receipts import hear, know_peer, learn_ids, receive
+from actors.account_receipts import hear, know_peer, learn_ids, receive, take_bundle
 from actors.account_state import ACCEPTED, attempt_key
 from actors.orders import Orders
 from channels.accounts import AccountConfig
@@ -229,7 +229,7 @@ class AccountRunner:
                 config, partition, provider.prepare, self._clock.now_ms(), resend=provider.resend
             )
             partition.accounts[name] = account
-            provider.start()
+            provider.start(dict(partition.notes.get(name, {})))
         if account is not None:
             self._dirty[name] = account
         return account
@@ -447,7 +447,7 @@ class AccountRunner:
             letter = self._inbox.popleft()
             account = None if partition is None else partition.accounts.get(mailbox.account)
             if partition is None or account is None or partition.lost or mailbox.closed:
-                if isinstance(letter, Reported | Written):
+                if isinstance(letter, Reported | Written | Bundled):
                     letter.stored(False)
                 continue
             self._dirty[account.name] = account
@@ -459,6 +459,9 @@ class AccountRunner:
                     partition.stored.append(stored)
                 case Written(inbound=inbound, stored=stored):
                     hear(partition, partition, account, inbound, now)
+                    partition.stored.append(stored)
+                case Bundled(bundle=bundle, stored=stored):
+                    take_bundle(partition, partition, account, bundle, now)
                     partition.stored.append(stored)
                 case Linked(link=link):
                     account.changed(link, now)

@@ -7,7 +7,8 @@ what it touched. Keys:
 - `p:<account>:<provider id>`: a `Part`, where receipts that name the provider's id belong;
 - `q:<account>:<provider id>`: `EarlyReceipt`s, come before the answer that tells whose the id is;
 - `n:<account>:<recipient>`: a `Peer`, whom an inbound message is from;
-- `i:<account>:<inbound id>`: an inbound message taken already (`Seen`);
+- `i:<account>:<inbound id>`: an inbound message, or a bundle, taken already (`Seen`);
+- `m:<account>:<key>`: a note of the provider, as it gave it;
 - `c:<account>`: an `AccountState`;
 - `o:<number>`: a list of `Outbound`, stored and not yet published.
 """
@@ -21,6 +22,9 @@ from msgspec import Struct, field
 
 from hub.contract.types import Delivery
 from hub.ledger.port import Outbound
+
+OWN = "tact"
+"""The `app` of what the account itself sends (answers to refusals); nobody is told of it."""
 
 WAITING, OPEN, UNKNOWN, ACCEPTED, DONE = range(5)
 """Of an attempt. OPEN from before the provider is called until it has answered: one that is found
@@ -65,6 +69,8 @@ class Attempt(Struct, array_like=True):
     where duplicates are allowed."""
     handed: bool = False
     """It was handed over to this account, and is not handed on."""
+    windowed: bool = False
+    """It is counted among what followed the customer's last message."""
 
 
 class Part(Struct, array_like=True, frozen=True):
@@ -94,6 +100,10 @@ class Peer(Struct, array_like=True):
     """When its refusal was answered."""
     quota: bytes = b""
     """Used up of the limits per recipient."""
+    wrote_ms: int = 0
+    """When the customer last wrote to this account; 0: never."""
+    followed: int = 0
+    """What has followed that."""
 
 
 class Seen(Struct, array_like=True, frozen=True):
@@ -158,6 +168,11 @@ def peer_key(account: str, recipient: str) -> str:
 def seen_key(account: str, inbound: str) -> str:
     """Where a taken inbound message is remembered."""
     return f"i:{account}:{inbound}"
+
+
+def note_key(account: str, key: str) -> str:
+    """Where a note of the account's provider is kept."""
+    return f"m:{account}:{key}"
 
 
 def account_key(account: str) -> str:

@@ -30,6 +30,7 @@ Scope = Literal["account", "app", "recipient", ""]
 PERS: tuple[Per, ...] = ("account", "app", "recipient")
 COUNT_MAX = 1_000_000_000
 """The largest number of a limit: sums stay exact, and whoever means more means no limit."""
+DAYS_OF_MONTH = 31
 ROLLING_MAX_MS = 31 * DAY_MS
 """The longest rolling window: a month. What is counted must be remembered as long."""
 SHORT_MS = 10_000
@@ -49,28 +50,38 @@ GUARD_MAX_MS = 50.0
 """And by this at most: what a network's jitter is does not depend on how long a window is."""
 
 _UNITS_MS = {"s": 1_000, "min": 60_000, "h": 3_600_000}
-_LIMIT = re.compile(r"(?P<count>\d{1,10})/(?P<times>\d{0,7})(?P<unit>s|min|h|day|month)", re.ASCII)
+_LIMIT = re.compile(
+    r"(?P<count>\d{1,10}|days)/(?P<times>\d{0,7})(?P<unit>s|min|h|day|week|month)", re.ASCII
+)
 _ALLOWED = (
     'a number of units in a time, such as "50/s", "3000/min", "150000/h", "5/10s", "5/24h" '
-    '(rolling, up to 744h), "10/day", "100/month" (of the calendar, in the account\'s zone)'
+    '(rolling, up to 744h), "10/day", "7/week", "100/month" (of the calendar, in the account\'s '
+    'zone), "days/month" (as many as the month has days)'
 )
+_CALENDAR = ("day", "month", "week")  # by their place they are named in what is written down
 
 
 class Limit(Struct, frozen=True):
     """At most `count` units in a stretch of time, each counted for itself by `per`."""
 
     count: int
+    """0: as many as the month has days."""
     window_ms: int
     """Length of a rolling window; 0 for the calendar."""
-    calendar: Literal["", "day", "month"]
+    calendar: Literal["", "day", "month", "week"]
     per: Per
     text: str
     """As it was configured: what people are told."""
 
     @property
+    def most(self) -> int:
+        """The largest number it can allow."""
+        return self.count or DAYS_OF_MONTH
+
+    @property
     def key(self) -> int:
         """What tells windows of one account apart in what is written down; counts may change."""
-        return self.window_ms or -("day", "month").index(self.calendar) - 1
+        return self.window_ms or -_CALENDAR.index(self.calendar) - 1
 
 
 class Ready(Struct, frozen=True, gc=False):
@@ -91,17 +102,22 @@ def parse_limit(text: str, per: str, place: str) -> Limit:
     match = _LIMIT.fullmatch(text.strip())
     if match is None:
         raise ConfigError(f'{place}: "{text}" is not a limit: write {_ALLOWED}', place=place)
-    count, unit = int(match["count"]), match["unit"]
+    unit = match["unit"]
+    if match["count"] == "days":
+        if unit != "month" or match["times"]:
+            raise ConfigError(f'{place}: "{text}": days are counted of a month', place=place)
+        return Limit(0, 0, "month", per, text.strip())  # type: ignore[arg-type]
+    count = int(match["count"])
     if not 1 <= count <= COUNT_MAX:
         raise ConfigError(
             f'{place}: "{text}": the number must be 1 to {COUNT_MAX}; '
             "leave the limit out for none, switch the account off for nothing",
             place=place,
         )
-    if unit in ("day", "month"):
+    if unit in _CALENDAR:
         if match["times"]:
             raise ConfigError(
-                f'{place}: "{text}": days and months are of the calendar and come one at a time; '
+                f'{place}: "{text}": days, weeks and months are of the calendar, one at a time; '
                 'a rolling day is "/24h"',
                 place=place,
             )
@@ -130,7 +146,7 @@ def plan_of(limits: tuple[Limit, ...], short: bool) -> Plan:
     for limit in limits:
         if (0 < limit.window_ms <= SHORT_MS) == short:
             known = plan[limit.per].get(limit.key)
-            if known is None or limit.count < known.count:
+            if known is None or limit.most < known.most:
                 plan[limit.per][limit.key] = limit
     return Plan(*(tuple(plan[per].values()) for per in PERS))
 
@@ -294,7 +310,7 @@ class Window:
 
 
 class CalendarWindow:
-    """At most `count` units on one date, or in one month, of a zone."""
+    """At most so many units on one date, in one ISO week or in one month, of a zone."""
 
     __slots__ = ("_end_ms", "_last_ms", "_left", "_zone", "limit", "open")
 
@@ -312,12 +328,19 @@ class CalendarWindow:
         return (self._left if now < self._end_ms else 0) + self.open
 
     def ready_ms(self, units: int, now: float) -> float:
-        """Now, or the beginning of the next date or month; inf when units are more than fit one."""
-        if self.used(now) + units <= self.limit.count:
+        """Now, or the beginning of the next date, week or month; inf when units are more than fit
+        one."""
+        if self.used(now) + units <= self._count(now):
             return now
-        if units > self.limit.count:
+        if units > self.limit.most:
             return math.inf
         return float(max(self._end_ms, self._end_of(now)))
+
+    def _count(self, now: float) -> int:
+        if self.limit.count:
+            return self.limit.count
+        first, following = period(self._zone, "month", int(now))
+        return round((following - first) / DAY_MS)
 
     def take(self, units: int, at: float) -> None:
         """Units left at `at` without having been open."""

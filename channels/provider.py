@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from hub.contract.types import Delivery, FailureClass, ReceiptStatus
 from hub.errors import TactError
@@ -59,9 +59,12 @@ class Prepared(Struct, frozen=True):
     """The address in one spelling (E.164 for a number): what limits per recipient count, and what
     an inbound message's sender is compared with."""
     units: int
-    """What limits count and windows hold: segments of an SMS, else 1."""
+    """What limits count and windows hold: segments of an SMS, else 1; 0: no limit counts it."""
     parts: tuple[Any, ...]
     """The provider's own, one for each unit that is accepted by itself (SMS: one a segment)."""
+
+    free: bool = False
+    """Not counted among what follows a customer's message (`channels.registry.Kind.window`)."""
 
     def __repr__(self) -> str:
         return f"Prepared({self.units} units)"
@@ -106,6 +109,8 @@ class Answer(Struct, frozen=True):
     retry_after_ms: int | None = None
     scope: Literal["account", "app", "recipient"] = "account"
     """What a throttle is about."""
+    status: Literal["sent"] | None = "sent"
+    """Accepted: what is told of it; None for nothing yet: somebody must still confirm it."""
 
 
 class ProviderReceipt(Struct, frozen=True):
@@ -132,9 +137,51 @@ class ProviderInbound(Struct, frozen=True):
     opt_out: bool = False
     """The customer asks not to be written to any more, by this channel's rules."""
     parts: int = 1
+    agent: str = ""
+    """Who wrote it, if it was not the customer but a person on our side."""
 
     def __repr__(self) -> str:
         return f"ProviderInbound({self.id!r})"
+
+
+class ProviderCommand(Struct, frozen=True):
+    """What a provider's event changes of the conversation behind an address."""
+
+    id: str
+    sender: str
+    """The customer's address, in the spelling of `Prepared.recipient`."""
+    op: Literal["dnd.set", "dnd.clear", "takeover", "release", "profile.set"]
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Of the contract's command, times as text."""
+
+    def __repr__(self) -> str:
+        return f"ProviderCommand({self.id!r}, {self.op!r})"
+
+
+BUNDLE_THINGS = 200
+"""In one bundle: what they change must fit a log record."""
+BUNDLE_BYTES = 256 * 1024
+NOTES_MAX = 1_000
+"""Notes of one account, of at most NOTE_BYTES each: they are in memory and in every snapshot."""
+NOTE_BYTES = 64 * 1024
+NOTE_KEY_CHARS = 128
+
+
+class Bundle(Struct, frozen=True):
+    """What belongs together and is stored in one commit or not at all: the messages of a page, and
+    the cursor behind it."""
+
+    id: str = ""
+    """If given: one that was stored within the last hour is skipped, and confirmed."""
+    receipts: tuple[ProviderReceipt, ...] = ()
+    inbound: tuple[ProviderInbound, ...] = ()
+    commands: tuple[ProviderCommand, ...] = ()
+    notes: Mapping[str, bytes | None] = field(default_factory=dict)
+    """What the provider wants to find at its next `start`, by its own keys; None forgets."""
+
+    def __repr__(self) -> str:
+        things = len(self.receipts) + len(self.inbound) + len(self.commands)
+        return f"Bundle({self.id!r}, {things} things, {len(self.notes)} notes)"
 
 
 class Link(Struct, frozen=True):
@@ -159,6 +206,9 @@ class Events(Protocol):
 
     def inbound(self, inbound: ProviderInbound, stored: Stored) -> None:
         """A customer's message."""
+
+    def bundle(self, bundle: Bundle, stored: Stored) -> None:
+        """Several things at once, and what is to be remembered with them."""
 
     def link(self, link: Link) -> None:
         """The connection has changed; also called when the window changes."""
@@ -198,8 +248,9 @@ class Provider(Protocol):
     def prepare(self, delivery: Delivery) -> Prepared:
         """Pure: what would be sent. Raises Unsendable."""
 
-    def start(self) -> None:
-        """Begin to connect, and stay connected, in tasks of its own. Returns at once."""
+    def start(self, notes: Mapping[str, bytes]) -> None:
+        """Begin to connect, and stay connected, in tasks of its own. Returns at once. `notes`: what
+        this account noted before, whoever owned it."""
 
     def submit(self, submission: Submission) -> None:
         """Put it on the wire now; never waits. A message of more units than the window comes when

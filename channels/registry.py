@@ -9,13 +9,20 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from channels.provider import Events, Provider
 from hub.clock import Clock
 
 if TYPE_CHECKING:
     from channels.accounts import AccountConfig
+
+
+class Window(NamedTuple):
+    """Messages that may follow a customer's last one, and for how long."""
+
+    messages: int
+    within_ms: int
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,16 @@ class Kind:
     """Whether it must be connected to hear receipts and customers, sending or not."""
     named: bool = False
     """Whether the provider is told the account's name (it is part of its callback's address)."""
+    closes: bool = False
+    """A used-up long limit per recipient is `failed`, class `window_closed`, at once: its
+    conversation goes on by another channel, or waits by the policy's rule."""
+    window: Window | None = None
+    """What may be sent to a customer after a message of hers."""
+    joined: str = ""
+    """Function of the module: `(account, accounts by name) -> account`, completed by the others."""
+    targets: str = ""
+    """Function of the module: whom a provider's request concerns; see `channels.provider.Callback`.
+    Without one: the account it names."""
 
     def config(self) -> type:
         """The type of its table."""
@@ -48,6 +65,10 @@ class Kind:
         )
         if check is not None:
             check(account.settings, account.sms)
+
+    def function(self, name: str) -> Any:
+        """A function of the provider's module."""
+        return getattr(import_module(self.module), name)
 
     def make(
         self, account: AccountConfig, events: Events, clock: Clock, chance: random.Random

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calendar import monthrange
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
@@ -62,11 +63,14 @@ def _over_rolling(rule: LimitRule, submits: list[Submit]) -> Iterator[Submit]:
 
 
 def _over_calendar(rule: LimitRule, submits: list[Submit]) -> Iterator[Submit]:
-    """Those that are too many for their date or month."""
+    """Those that are too many for their date, ISO week or month."""
     used: dict[tuple[int, ...], int] = defaultdict(int)
     for submit in submits:
         day = datetime.fromtimestamp(submit.at_ms / 1000, zone(rule.zone))
         period = (day.year, day.month, day.day)[: 3 if rule.calendar == "day" else 2]
+        if rule.calendar == "week":
+            period = day.isocalendar()[:2]
         used[period] += 1
-        if used[period] > rule.count and _in_force(rule, submit):
+        most = rule.count or monthrange(day.year, day.month)[1]
+        if used[period] > most and _in_force(rule, submit):
             yield submit

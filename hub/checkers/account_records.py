@@ -47,9 +47,10 @@ class LimitRule(Struct, frozen=True, gc=False):
 
     account: str
     count: int
+    """0: as many as the month has days."""
     window_ms: int = 0
     """Length of a rolling window; 0 for the calendar."""
-    calendar: Literal["", "day", "month"] = ""
+    calendar: Literal["", "day", "month", "week"] = ""
     per: Literal["account", "app", "recipient"] = "account"
     zone: str = "Asia/Shanghai"
     from_ms: float = -inf

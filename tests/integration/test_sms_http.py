@@ -110,7 +110,7 @@ def _kannel(url: str, **change: Any) -> UrlGatewayConfig:
 @asynccontextmanager
 async def _urls(told: Told, config: UrlGatewayConfig) -> AsyncIterator[UrlGatewayProvider]:
     provider = UrlGatewayProvider(config, SmsConfig(), told, StillClock(), random.Random(1), "acc")
-    provider.start()
+    provider.start({})
     try:
         yield provider
     finally:
@@ -371,7 +371,7 @@ async def _aliyun(
     config = AliyunConfig(**(fields | change))
     provider = AliyunProvider(config, SmsConfig(), told, StillClock(), random.Random(1), "acc")
     server.provider = provider
-    provider.start()
+    provider.start({})
     try:
         yield provider, fake
     finally:

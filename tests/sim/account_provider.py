@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 
@@ -205,7 +205,7 @@ class ModelProvider:
         units = int(content.get("units", 1))
         return Prepared(delivery.to, units, tuple(range(units)))
 
-    def start(self) -> None:
+    def start(self, _notes: Mapping[str, bytes]) -> None:
         self._loop.call_later(0.02, self._connect)
 
     def _connect(self) -> None:

@@ -201,7 +201,7 @@ class ScriptedProvider:
         units = int(content.get("units", 1))
         return Prepared(delivery.to, units, tuple(range(units)))
 
-    def start(self) -> None:
+    def start(self, _notes: Mapping[str, bytes]) -> None:
         self.events.link(Link(self.window))
 
     def submit(self, submission: Submission) -> None:

@@ -107,7 +107,7 @@ async def account(
     }
     config = CmppConfig(**(settings | changes))
     provider = CmppProvider(config, sms or SmsConfig(), told, SystemClock(), random.Random(1))
-    provider.start()
+    provider.start({})
     try:
         yield provider
     finally:

@@ -131,7 +131,7 @@ async def account_at(
     provider = SmppProvider(
         config(port, **changes), sms or SmsConfig(), account, SystemClock(), Random(1)
     )
-    provider.start()
+    provider.start({})
     try:
         yield provider, account
     finally:

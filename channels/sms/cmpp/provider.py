@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -142,7 +143,7 @@ class CmppProvider:
             content=segment.udh + segment.payload,
         )
 
-    def start(self) -> None:
+    def start(self, _notes: Mapping[str, bytes]) -> None:
         """Connect, and stay connected."""
         self._keepers = [
             asyncio.create_task(self._keep(), name=f"cmpp-{number}")

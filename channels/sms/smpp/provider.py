@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final
@@ -146,7 +146,7 @@ class SmppProvider:
                 raise Unsendable(str(error), failure="rejected_content") from None
         return Prepared(recipient=recipient, units=total, parts=tuple(parts))
 
-    def start(self) -> None:
+    def start(self, _notes: Mapping[str, bytes]) -> None:
         """Begin to connect."""
         self._idle = asyncio.Event()
         self._idle.set()

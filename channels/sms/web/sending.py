@@ -12,7 +12,7 @@ import asyncio
 import random
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 import structlog
@@ -80,7 +80,7 @@ class HttpProvider(ABC):
     async def _send(self, submission: Submission) -> Outcome:
         """One request. Raises NotSent, Unanswered."""
 
-    def start(self) -> None:
+    def start(self, _notes: Mapping[str, bytes]) -> None:
         """Take submissions from now on."""
         self._sender.start()
 

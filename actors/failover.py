@@ -1,0 +1,51 @@
+"""While an account cannot work, what waits for it goes to the account named in its configuration.
+
+Source: docs/operations.md, "Failover".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actors.account_effects import Effects
+from actors.account_state import OWN, Attempt, attempt_key
+
+if TYPE_CHECKING:
+    from actors.account import Account
+
+HAND_OVER_TURN = 1_024
+"""Deliveries handed to another account in one turn: a few messages of a batch."""
+
+
+def hand_over(account: Account, effects: Effects, target: str, now: int) -> None:
+    """What waits goes to the other account, in its order.
+
+    Not what a provider may have, or has parts of, nor what was handed over before: that waits
+    here. A conversation with something unanswered, or a body to be read, goes after that.
+    """
+    account.take_back(now)
+    handed = 0
+    reading: set[str] = set()
+    for entry in account.queue.idle():
+        customer = entry.attempt.customer
+        if customer in reading or _stays(account, entry.attempt):
+            continue
+        if handed >= HAND_OVER_TURN or effects.full:
+            account.next_ms = now
+            return
+        handed += 1
+        if entry.delivery is None:
+            reading.add(customer)
+            account.fetch(entry)
+        else:
+            account.forget(entry)
+            effects.store(attempt_key(entry.id), None)
+            effects.hand_over(entry, target)
+            effects.count("tact_handed_over_total", account.name)
+
+
+def _stays(account: Account, attempt: Attempt) -> bool:
+    """Another account may not have it."""
+    if attempt.handed or attempt.app == OWN or attempt.told or any(attempt.ids):
+        return True
+    return attempt.unsure and account.config.duplicates != "allow"
