@@ -55,6 +55,9 @@ comes meanwhile is still kept."""
 WAITING_MAX = 200_000
 """Deliveries that may wait for one account. More are given back as `failed`, class `throttled`, so
 that their conversations go on without it."""
+IDLE_MS = 60_000
+"""An account of which nothing was asked for so long is put away, if its provider can spare it: a
+hub of many thousands keeps in memory those that work."""
 FAILOVER_LOOK_MS = 1_000
 """Between two looks whether a lost connection has been lost for too long."""
 ENDED_TURN = 1_000
@@ -85,6 +88,7 @@ class Account:
         "open_units",
         "overdue",
         "queue",
+        "touched_ms",
     )
 
     def __init__(
@@ -121,12 +125,20 @@ class Account:
         """Of what is claimed and has not left."""
         self._doomed: deque[str] = deque()
         """What waits and would expire before a used-up limit lets it go."""
-        self.gate = Gate(config, self._used(), now)
+        self.gate = Gate(config, self._used(), now, effects.owned_ms)
+        self.touched_ms = now
+        """When something last came for it."""
 
     @property
     def config(self) -> AccountConfig:
         """As it is configured now."""
         return self.gate.config
+
+    def idle(self, now: int) -> bool:
+        """Whether a new one, made when there is something to do, would do the same."""
+        if self.queue.size or self.open or self.overdue or self._doomed:
+            return False
+        return self.gate.idle(now) and now - self.touched_ms >= IDLE_MS
 
     def configure(self, config: AccountConfig, now: int) -> None:
         """Take a configuration that was reloaded."""

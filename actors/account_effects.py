@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 class Effects(Protocol):
     """What an account's decision may cause. Nothing here happens before the turn is committed."""
 
+    owned_ms: int
+    """Since when it is ours: until then a former owner may have sent."""
+
     @property
     def full(self) -> bool:
         """The turn has as much as its log record may hold: the rest is for the next."""

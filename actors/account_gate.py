@@ -50,8 +50,8 @@ class Gate:
         "unsaved",
     )
 
-    def __init__(self, config: AccountConfig, used: bytes, now: int) -> None:
-        """`used`: what `dump` of an earlier owner said."""
+    def __init__(self, config: AccountConfig, used: bytes, now: int, owned_ms: int) -> None:
+        """`used`: what `dump` of an earlier owner said, who may have sent until `owned_ms`."""
         self.link = Link(0, "not connected yet")
         self.blocked_by = ""
         """Which limit of the whole account lets nothing leave, until `blocked_ms`."""
@@ -59,7 +59,7 @@ class Gate:
         self.config = config
         limits = limits_of(config)
         self.pacer = Pacer(limits)
-        self.pacer.restarted(now)
+        self.pacer.restarted(owned_ms)
         self.quota = Quota(limits, config.timezone)
         if used:
             self.quota.load(used, now)
@@ -181,6 +181,12 @@ class Gate:
         """Give the memory of what does not count any more back."""
         self.pacer.forget_idle(now)
         self.quota.forget_idle(now)
+
+    def idle(self, now: int) -> bool:
+        """Whether nothing is remembered that is not written down, or counts no more."""
+        if self.unsaved or self.blocked_ms > now or self.breaker.state(now) != "closed":
+            return False
+        return self.pacer.idle(now)
 
     def changed(self, link: Link, now: int) -> bool:
         """The connection; returns whether it has just been lost."""

@@ -59,7 +59,8 @@ class AccountPartition:
     """What one owner knows of one partition of accounts. Implements `actors.account.Effects` and
     `actors.account_receipts.Heard`."""
 
-    def __init__(self, image: PartitionImage, partitions: int) -> None:
+    def __init__(self, image: PartitionImage, partitions: int, owned_ms: int) -> None:
+        self.owned_ms = owned_ms
         self.log = image.partition
         """The number of its log: `hub.contract.subjects.account_log`."""
         self.number = image.partition - partitions

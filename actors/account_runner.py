@@ -100,6 +100,8 @@ class AccountRunner:
         self._asked: dict[str, float] = {}
         """The earliest entry of each account in it."""
         self._tidy_s = 0.0
+        self._idle: list[Account] = []
+        """To be put away before the next turn."""
         self._look = asyncio.Event()
         self._orders = Orders(self._look.set)
         self._timer: asyncio.TimerHandle | None = None
@@ -127,7 +129,7 @@ class AccountRunner:
             except FenceLost:
                 log.info("claim-lost", partition=number)
                 continue
-            claimed.append(AccountPartition(image, self._ledger.partitions))
+            claimed.append(AccountPartition(image, self._ledger.partitions, self._clock.now_ms()))
 
         async def take() -> None:
             for partition in claimed:
@@ -210,9 +212,11 @@ class AccountRunner:
         self._connect_all(partition)
 
     def _connect_all(self, partition: AccountPartition) -> None:
-        """Accounts whose provider must be connected to hear customers and receipts."""
+        """Accounts whose provider must be there to hear customers and receipts, or has noted what
+        it goes on with."""
         for name, config in self.configs.items():
-            if PROVIDERS[config.provider].connects and self._home(name) is partition:
+            wanted = PROVIDERS[config.provider].connects or partition.notes.get(name)
+            if wanted and self._home(name) is partition:
                 self._account(partition, name)
 
     def _account(self, partition: AccountPartition, name: str) -> Account | None:
@@ -231,6 +235,7 @@ class AccountRunner:
             partition.accounts[name] = account
             provider.start(dict(partition.notes.get(name, {})))
         if account is not None:
+            account.touched_ms = self._clock.now_ms()
             self._dirty[name] = account
         return account
 
@@ -269,6 +274,17 @@ class AccountRunner:
         await provider.stop(drain_s)
         return mailbox
 
+    async def _put_away(self) -> None:
+        """Accounts that nothing was asked of for long: virtual actors leave memory."""
+        idle, self._idle = self._idle, []
+        for account in idle:
+            home = self._served(account)
+            if home is not None and account.idle(self._clock.now_ms()):
+                mailbox = await self._disconnect(account, 0.0)
+                mailbox.closed = True
+                del home.accounts[account.name]
+                self._dirty.pop(account.name, None)
+
     async def _settle(self, partition: AccountPartition) -> None:
         """Commit what was heard, in as many turns as it takes, outside of the loop."""
         self._hear()
@@ -303,6 +319,7 @@ class AccountRunner:
             while not self._stopping:
                 await self._orders.carry_out()
                 await self._drop_lost()
+                await self._put_away()
                 self._snapshots.start_if_due(self.partitions.values())
                 self._gather()
                 now = self._clock.now_ms()
@@ -419,6 +436,8 @@ class AccountRunner:
             for partition in self.partitions.values():
                 for account in partition.accounts.values():
                     account.gate.forget_idle(now)
+                    if account.idle(now) and self._providers[account.name][0].idle:
+                        self._idle.append(account)
 
     def _home(self, name: str) -> AccountPartition | None:
         """The partition of an account, if it is served here."""

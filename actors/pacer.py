@@ -169,6 +169,12 @@ class Pacer:
             self._measured = None
         self._interval(now)
 
+    def idle(self, now: float) -> bool:
+        """Whether nothing counts any more and nothing is paused; after `forget_idle`."""
+        if self._account or self._apps or self._recipients or self._pauses or self._slow:
+            return False
+        return max(self._paused_ms, self._restarted_ms) <= now
+
     # ---- what the provider says ------------------------------------------------------------------
 
     def pause(self, scope: Scope, key: str, until_ms: float) -> None:

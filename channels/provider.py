@@ -245,6 +245,11 @@ class Provider(Protocol):
     """Whether an unanswered submission may be sent again under the same delivery id because the
     provider removes repeats by it."""
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and nothing is missed while it is away: it may be stopped, and made
+        anew when its account has something to do."""
+
     def prepare(self, delivery: Delivery) -> Prepared:
         """Pure: what would be sent. Raises Unsendable."""
 

@@ -213,6 +213,10 @@ class ModelProvider:
             self.carrier.links.append(self)
             self.changed()
 
+    @property
+    def idle(self) -> bool:
+        return False
+
     def flush(self) -> None:
         """What is submitted is on its way at once."""
 

@@ -192,6 +192,10 @@ class ScriptedProvider:
         self.log = [] if log is None else log
         self.stopped = False
         self.flushed: Callable[[], None] = lambda: None
+        self.notes: dict[str, bytes] = {}
+        """What it was given at its start."""
+        self.spared = False
+        """Whether it need not stay in memory."""
         self._script = script
 
     def prepare(self, delivery: Delivery) -> Prepared:
@@ -201,13 +205,18 @@ class ScriptedProvider:
         units = int(content.get("units", 1))
         return Prepared(delivery.to, units, tuple(range(units)))
 
-    def start(self, _notes: Mapping[str, bytes]) -> None:
+    def start(self, notes: Mapping[str, bytes]) -> None:
+        self.notes = dict(notes)
         self.events.link(Link(self.window))
 
     def submit(self, submission: Submission) -> None:
         assert not self.stopped, "submitted after the end"
         self.log.append((self.name, submission.delivery))
         self._script(submission, self)
+
+    @property
+    def idle(self) -> bool:
+        return self.spared
 
     def flush(self) -> None:
         self.flushed()

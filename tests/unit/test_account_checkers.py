@@ -223,6 +223,7 @@ def test_repeats_where_they_are_allowed(kind: str) -> None:
 
 
 DAY_END = parse_rfc3339("2026-03-28T23:00:00Z")  # midnight in Berlin, whose clocks change then
+THURSDAY = 0  # 1 January 1970
 MONTH_END = parse_rfc3339("2026-03-31T22:00:00Z")
 
 
@@ -241,6 +242,10 @@ MONTH_END = parse_rfc3339("2026-03-31T22:00:00Z")
          [DAY_END, DAY_END + 1, DAY_END + 23 * HOUR - 1, DAY_END + 23 * HOUR], 1),
         (LimitRule("main", 2, calendar="month", zone="Europe/Berlin"),
          [MONTH_END - 48 * HOUR, MONTH_END - 1, MONTH_END, MONTH_END + 1, MONTH_END + 2], 1),
+        (LimitRule("main", 1, calendar="week", zone="UTC"),
+         [THURSDAY, THURSDAY + 72 * HOUR, THURSDAY + 96 * HOUR], 1),  # with Sunday, then Monday
+        (LimitRule("main", 0, calendar="month", zone="UTC"), [THURSDAY] * 31, 0),
+        (LimitRule("main", 0, calendar="month", zone="UTC"), [THURSDAY] * 32, 1),
     ],
 )  # fmt: skip
 def test_limits(rule: LimitRule, times: list[int], over: int) -> None:

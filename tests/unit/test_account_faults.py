@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from actors import account as account_module
+from actors import failover
 from channels.accounts import BreakerTable, LimitsTable
 from channels.provider import Answer, Link, ProviderReceipt, Submission
 from tests.support.account_model import ScriptedProvider, accept
@@ -107,7 +108,7 @@ async def test_what_stays_at_a_broken_account_costs_no_turn_after_turn(bench: Be
     events = bench.providers["main"].events
     events.link(Link(0, "wrong password", config=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(account_module, "HAND_OVER_TURN", 1)
+        patch.setattr(failover, "HAND_OVER_TURN", 1)
         bench.deliver("a", "b", account="main", via="spare")
         await bench.until(lambda: waiting(bench) == 2)
         await asyncio.sleep(600)  # the loop says when time stands still

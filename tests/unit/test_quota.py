@@ -39,6 +39,8 @@ def utc(*moment: int) -> float:
         (" 5/24h ", 5, 24 * HOUR, ""),
         ("10/day", 10, 0, "day"),
         ("100/month", 100, 0, "month"),
+        ("7/week", 7, 0, "week"),
+        ("days/month", 0, 0, "month"),
     ],
 )
 def test_limits_as_written(text, count, window_ms, calendar):
@@ -52,6 +54,9 @@ def test_limits_as_written(text, count, window_ms, calendar):
         ("", "account"),
         ("50", "account"),
         ("50/sec", "account"),
+        ("days/week", "account"),
+        ("days/2month", "account"),
+        ("2/3week", "account"),
         ("50/ s", "account"),
         ("-1/s", "account"),
         ("0/s", "account"),
@@ -145,6 +150,7 @@ def test_being_written_down_many_times_moves_nothing_further_than_once(between_m
         (ZONE, "2/day", utc(2026, 11, 22, 15, 59), utc(2026, 11, 22, 16)),
         (ZONE, "2/day", utc(2026, 11, 22, 16), utc(2026, 11, 23, 16)),
         (ZONE, "2/month", utc(2026, 12, 30), utc(2026, 12, 31, 16)),
+        (ZONE, "2/week", utc(2026, 11, 22, 15, 59), utc(2026, 11, 22, 16)),  # Monday in Shanghai
         # The clocks change: days of 23 and 25 hours.
         ("Europe/Berlin", "2/day", utc(2026, 3, 28, 23), utc(2026, 3, 29, 22)),
         ("Europe/Berlin", "2/day", utc(2026, 10, 24, 22), utc(2026, 10, 25, 23)),
@@ -158,6 +164,26 @@ def test_dates_are_those_of_the_accounts_zone(zone, text, at, following):
     assert (wait.at_ms, wait.scope, wait.limit) == (following, "account", text)
     assert quota.ready("a", "r", 2, following).at_ms == following
     assert quota.ready("a", "r", 3, following).at_ms == math.inf
+
+
+@pytest.mark.parametrize(
+    ("at", "days", "following"),
+    [
+        (utc(2026, 11, 1), 30, utc(2026, 11, 30, 16)),
+        (utc(2027, 2, 1), 28, utc(2027, 2, 28, 16)),
+        (utc(2027, 3, 1), 31, utc(2027, 3, 31, 16)),
+    ],
+)
+def test_as_many_as_the_month_has_days(at, days, following):
+    quota = Quota(limits("days/month", per="recipient"), ZONE)
+    for n in range(days):
+        assert quota.ready("a", "r", 1, at + n).at_ms == at + n
+        quota.take("a", "r", 1, at + n)
+        quota.move("a", "r", 1, at + n, at + n)
+    wait = quota.ready("a", "r", 1, at + days)
+    assert (wait.at_ms, wait.scope, wait.limit) == (following, "recipient", "days/month")
+    assert quota.ready("a", "another", 1, at + days).at_ms == at + days
+    assert quota.ready("a", "r", 0, at + days).at_ms == at + days  # what no limit counts
 
 
 def test_what_is_open_at_midnight_counts_on_both_dates():

@@ -115,6 +115,11 @@ class CmppProvider:
 
     # ---- for the account ---------------------------------------------------------------------
 
+    @property
+    def idle(self) -> bool:
+        """Never: receipts and customers come by the connection."""
+        return False
+
     def prepare(self, delivery: Delivery) -> Prepared:
         """One SUBMIT for each segment. Raises Unsendable."""
         recipient, segmented = self._sms.prepare(delivery, concat=Concat.UDH8, codings=CODINGS)

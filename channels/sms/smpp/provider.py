@@ -126,6 +126,11 @@ class SmppProvider:
 
     # ---- Provider ----------------------------------------------------------------------------
 
+    @property
+    def idle(self) -> bool:
+        """Never: receipts and customers come by the connection."""
+        return False
+
     def prepare(self, delivery: Delivery) -> Prepared:
         """The segments as submit_sm. Raises Unsendable."""
         recipient, segmented = self._sms.prepare(delivery)

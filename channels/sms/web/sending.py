@@ -76,6 +76,11 @@ class HttpProvider(ABC):
             chance=chance,
         )
 
+    @property
+    def idle(self) -> bool:
+        """Between two requests: what customers say comes by callbacks."""
+        return self._sender.idle
+
     @abstractmethod
     async def _send(self, submission: Submission) -> Outcome:
         """One request. Raises NotSent, Unanswered."""
@@ -122,6 +127,11 @@ class HttpSender:
         self._started = False
         self._recovery: asyncio.Task[None] | None = None
         self._backoff_s = BACKOFF_FIRST_S
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and the gateway can be reached."""
+        return not self._open and self._recovery is None
 
     def start(self) -> None:
         """Take submissions from now on."""
