@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from actors import account as account_module
-from actors import account_io, account_runner
+from actors import account_io, account_runner, failover
 from actors.account_runner import AccountRunner
 from actors.account_state import (
     DONE,
@@ -262,7 +262,7 @@ def _shown(key: str, value: bytes) -> str:
 
 def tuned(scenario: AccountScenario) -> AbstractContextManager[None]:
     """Accounts with the scenario's bounds, and fewer looks at an idle clock."""
-    homes = (account_module, account_runner, account_io, limits)
+    homes = (account_module, account_runner, account_io, failover, limits)
     changes: list[tuple[Any, str, Any]] = [(account_runner, "_IDLE_S", IDLE_S)]
     for name, value in scenario.bounds.items():
         home = next(module for module in homes if hasattr(module, name))
