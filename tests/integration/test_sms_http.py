@@ -214,7 +214,7 @@ async def test_answers_of_a_gateway(answer: bytes, expected: Answer) -> None:
 async def test_what_a_person_must_put_right_stops_the_account(
     answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("channels.sms.web.sending.CONFIG_PAUSE_S", 0.01)
+    monkeypatch.setattr("channels.sending.CONFIG_PAUSE_S", 0.01)
     told = Told()
     async with Raw(answer) as server, _urls(told, _kannel(server.url)) as provider:
         _send(provider)
@@ -239,7 +239,7 @@ async def test_a_silent_gateway_may_have_taken_it() -> None:
 
 
 async def test_a_gateway_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("channels.sms.web.sending.BACKOFF_FIRST_S", 0.01)
+    monkeypatch.setattr("channels.sending.BACKOFF_FIRST_S", 0.01)
     told, fake = Told(), FakeUrlGateway(password=PASSWORD)
     url = await fake.start()
     await fake.stop()

@@ -42,11 +42,11 @@ from channels.provider import (
     Submission,
     Unsendable,
 )
+from channels.sending import HttpProvider, Outcome
 from channels.sms.message import Sms, SmsConfig
 from channels.sms.numbers import national, normalise, spelled
 from channels.sms.web.aliyun_codes import ERRORS, OTHER, RECEIPT_FAILURES, is_code, throttled
 from channels.sms.web.reports import check_token, is_delivery, is_inbound, is_provider_id
-from channels.sms.web.sending import HttpProvider, Outcome
 from channels.sms.web.signing import signature
 from hub.clock import Clock
 from hub.contract.types import Delivery

@@ -35,12 +35,12 @@ from channels.provider import (
     Stored,
     Submission,
 )
+from channels.sending import HttpProvider, Outcome
 from channels.sms.alphabet import Coding
 from channels.sms.message import Sms, SmsConfig, text_of
 from channels.sms.numbers import spelled
 from channels.sms.web.gateway import Gateway, UrlGatewayConfig
 from channels.sms.web.reports import ID_CHARS, is_delivery, is_inbound, is_provider_id
-from channels.sms.web.sending import HttpProvider, Outcome
 from hub.clock import Clock
 from hub.contract.types import Delivery
 
