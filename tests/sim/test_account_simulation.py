@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from actors import account as account_module
-from actors import window
+from actors import failover, window
 from actors.account import Account
 from actors.account_gate import Gate
 from actors.account_io import Outbox
@@ -196,7 +196,7 @@ def handed_over_and_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def handed_over_though_it_may_be_sent(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Account, "_stays", lambda _, attempt: attempt.handed)
+    patch.setattr(failover, "_stays", lambda _, attempt: attempt.handed)
 
 
 def checkpoint_not_stored(patch: pytest.MonkeyPatch) -> None:
