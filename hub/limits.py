@@ -18,6 +18,9 @@ ID_CHARS = 64
 ADDRESS_CHARS = 256
 ROUTE_CHANNELS = 8
 COLLAPSE_KEY_CHARS = 128
+GROUP_MEMBERS = 2_000
+"""Members of a group chat named in one command: what the largest group may have."""
+GROUP_NAME_CHARS = 50
 TRACE_CHARS = 256
 REASON_CHARS = 300
 """A reason quotes at most this much, so that bad input is not amplified into the ledger."""
@@ -49,8 +52,16 @@ SEND_MEMORY_MS = 7 * 24 * 3_600_000
 """A dispatch is remembered at least this long, for its receipts: the lifetime of a delivery."""
 CAP_LIMIT = 1_000
 """The largest `limit` of a cap."""
+WINDOWS = 32
+"""Accounts of one conversation whose windows are remembered; then the one longest unused goes, and
+is closed until the customer writes there again."""
 ADDRESSES = 16
 DND_SCOPES = 64
+CONVERSATION_ACCOUNTS = 32
+"""Accounts of ours that one customer writes to and of which windows and waiting are remembered; of
+more, those she wrote to longest ago are forgotten."""
+REPLIES_REMEMBERED = 256
+"""Reply rules of which one conversation remembers when they answered: as many as a policy has."""
 LOOK_AHEAD_MS = 366 * 24 * 3_600_000
 """How far ahead next_eligible_at is searched. Stated by the policy."""
 LOOK_AHEAD_STEPS = 2_000
@@ -59,6 +70,18 @@ LOOK_AHEAD_STEPS = 2_000
 # --- the policy document ------------------------------------------------------------------------
 POLICY_BYTES = 1 * MIB
 POLICY_RULES = 256
+WORDS_FILE_BYTES = 512 * KIB
+"""One file of `[[words]]`. With the policy it must stay below POLICY_BYTES: it is carried along."""
+WORDS_FILE_CHARS = 256
+"""The name of such a file."""
+POLICY_WORDS = 20_000
+"""Words of all rules of words: an automaton of some MB in each host, made in less than a second."""
+WORD_CHARS = 64
+"""One word, after normalisation."""
+REPLY_WORDS = 256
+"""Words of one `[[replies]]`: each is looked for in a customer's message by itself."""
+REPLY_BYTES = 16 * KIB
+"""The answer of one `[[replies]]`, as JSON: it is part of every delivery."""
 WINDOW_MS = 366 * 24 * 3_600_000
 
 # --- the turn -----------------------------------------------------------------------------------
@@ -103,8 +126,12 @@ PARKED_TTL_MAX_S = 100 * 366 * 24 * 3_600
 """The server adds a TTL to its clock in nanoseconds of 64 bits: an intent that expires in the year
 9999 would overflow, and its body be gone at once."""
 WAKES_PER_TURN = 1_000
+ARRAY_ENTRIES = 980
+"""What one partition may have for a batch before an array of intents takes no more: the rest of it
+is `rejected`. Only urgent combined sends from hundreds of accounts with a live feed come here."""
 DELIVERY_TTL_S = 7 * 24 * 3_600
 OUTCOME_TTL_S = 7 * 24 * 3_600
+EVENT_TTL_S = OUTCOME_TTL_S
 
 # --- reading the intake -------------------------------------------------------------------------
 READ_AHEAD_MESSAGES = 2_048

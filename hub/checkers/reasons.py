@@ -12,7 +12,14 @@ NEEDS_RULES = frozenset(("held", "suppressed"))
 NEEDS_REASON = frozenset(("rejected", "superseded", "failed"))
 """`expired` and `cancelled` say all there is to say themselves."""
 _OWN_RULES = {"not-before": "schedule", "address": "address"}
-_SECTIONS = {"caps": "cap", "gaps": "gap", "quiet": "quiet", "presence": "presence"}
+_SECTIONS = {
+    "caps": "cap",
+    "gaps": "gap",
+    "quiet": "quiet",
+    "presence": "presence",
+    "windows": "window",
+    "words": "words",
+}
 
 
 class ReasonGiven:
@@ -53,7 +60,8 @@ class ReasonGiven:
         if state in NEEDS_REASON and not outcome.reason:
             yield about_outcomes(self.promise, f"{state}-without-a-reason", [told])
         if state == "held":
-            yield from self._of_held(told, taken_over)
+            rules = kinds.get(outcome.policy or "", {})
+            yield from self._of_held(told, taken_over, "window" in rules.values())
         if outcome.policy is not None and outcome.policy not in kinds:
             yield about_outcomes(self.promise, "unknown-policy-version", [told])
             return
@@ -61,12 +69,15 @@ class ReasonGiven:
             if not _exists(block, kinds.get(outcome.policy or "", {})):
                 yield about_outcomes(self.promise, "unknown-rule", [told], rule=block.rule)
 
-    def _of_held(self, told: Told, taken_over: Collection[str]) -> Iterator[Violation]:
+    def _of_held(
+        self, told: Told, taken_over: Collection[str], windows: bool
+    ) -> Iterator[Violation]:
         """Only a takeover without `until` holds without a time: told now, or waiting behind
-        `not_before`, where the rules are not asked yet."""
+        `not_before`, where the rules are not asked yet; and a window, which may close only later
+        (`windows`: whether the policy has any)."""
         outcome = told.outcome
         if outcome.next_eligible_at is None:
-            if not any(
+            if not windows and not any(
                 block.ready_at is None
                 if block.kind == "presence"
                 else block.kind == "schedule" and outcome.customer in taken_over
@@ -81,7 +92,7 @@ def _rule_kinds(document: PolicyDocument) -> dict[str, str]:
     return {
         rule.name: kind
         for section, kind in _SECTIONS.items()
-        for rule in getattr(document, section)
+        for rule in getattr(document, section) or ()
     }
 
 

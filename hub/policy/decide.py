@@ -38,6 +38,8 @@ def decide(question: Question, state: ConversationState, now: int) -> Verdict:
     """Steps 2 to 6 for one intent at `now` (Unix ms)."""
     if question.expires <= now:
         return _EXPIRED
+    if question.words:  # never bypassed: what must not be said is no matter of how often or when
+        return Verdict("suppressed", "", question.words, NEVER)
     if question.not_before <= now:
         verdict = _walk_route(question, state, now)
         if verdict.state != "held":
@@ -94,8 +96,21 @@ def _walk_route(question: Question, state: ConversationState, instant: int) -> V
         if ready < best_ready:
             best_channel, best_ready = channel, ready
     if best_ready == NEVER:
-        return Verdict("suppressed", "", blocks, NEVER)
+        best_channel = _waits_for_customer(question, state, instant)
+        if not best_channel:
+            return Verdict("suppressed", "", blocks, NEVER)
     return Verdict("held", best_channel, blocks, best_ready)
+
+
+def _waits_for_customer(question: Question, state: ConversationState, instant: int) -> str:
+    """Step 5: the first channel that would be ready some time if she wrote there, or ""."""
+    for channel in question.route:
+        if not question.asked[channel].windows:
+            continue
+        for_ever = [b for b in _blocks_of(question, state, channel, instant) if b.ready == NEVER]
+        if all(block.kind == "window" for block in for_ever):
+            return channel
+    return ""
 
 
 def _blocks_of(

@@ -8,8 +8,11 @@ from typing import TypeVar
 from hub import limits
 from hub.contract.subjects import CHANNELS
 from hub.policy import document as doc
-from hub.policy.rules import Asked, Cap, Gap, Presence, Quiet, Rule
+from hub.policy import talks
+from hub.policy.replies import ReminderRule, ReplyRule
+from hub.policy.rules import Asked, Cap, Gap, Presence, Quiet, Rule, Window
 from hub.policy.state import ConversationState, label_of
+from hub.policy.words import Words
 
 APPS_REMEMBERED = 1_024
 """Applications whose rules are kept compiled, for each category they use."""
@@ -33,6 +36,15 @@ class Policy:
         self.gaps = [Gap(rule) for rule in document.gaps]
         self.quiet = [Quiet(rule) for rule in document.quiet]
         self.presence = [Presence(rule) for rule in document.presence]
+        self.windows = [Window(rule) for rule in document.windows or ()]
+        self.words = Words(document.words) if document.words else None
+        """None when nothing is looked for: then no content is read."""
+        self.replies = tuple(ReplyRule(rule) for rule in document.replies or ())
+        self.reminders = tuple(ReminderRule(rule) for rule in document.reminders or ())
+        self._with_windows = frozenset(
+            channel for rule in document.windows or () for channel in rule.channels
+        )
+        self._archived = _archived(document)
         self.send_memory_ms = max(
             [limits.SEND_MEMORY_MS, *(rule.memory_ms for rule in (*self.caps, *self.gaps))]
         )
@@ -67,6 +79,7 @@ class Policy:
             matching(self.caps),
             matching(self.gaps),
             [*matching(self.quiet), *matching(self.presence)],
+            matching(self.windows),
             dnd=not self.bypasses(category, "dnd"),
         )
 
@@ -80,3 +93,21 @@ class Policy:
     def zone_of(self, state: ConversationState) -> str:
         """The zone in force for a conversation."""
         return state.zone or self.timezone
+
+    # ---- what is said ------------------------------------------------------------------------
+
+    def windows_on(self, channel: str) -> bool:
+        """Whether the customer's messages on this channel open windows."""
+        return channel in self._with_windows
+
+    def archived(self, channel: str) -> int | None:
+        """How long messages of this channel are kept (ms), in both directions; None: they are not
+        kept for the archive."""
+        return self._archived.get(channel)
+
+
+def _archived(document: doc.PolicyDocument) -> dict[str, int]:
+    if not document.archive:
+        return {}
+    keep_ms = doc.duration_ms(document.archive.keep, "archive.keep", most_days=talks.KEEP_DAYS)
+    return dict.fromkeys(document.archive.channels, keep_ms)

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from hub.contract.subjects import fnv1a_32
 from hub.policy import document as doc
+from hub.policy import talks
 from hub.policy.localtime import (
     DAY_MS,
     UNIX_ORDINAL,
@@ -20,7 +21,7 @@ from hub.policy.localtime import (
     reading,
     weekday,
 )
-from hub.policy.state import FAILED, FOREVER, ConversationState, Send, label_parts
+from hub.policy.state import FAILED, FOREVER, ConversationState, Send, label_parts, window_key
 
 NEVER = 1 << 62
 """A ready time that does not come by itself."""
@@ -65,6 +66,8 @@ class Question(Struct, gc=False):
     combined: bool = False
     trace: str | None = None
     channel: str = ""
+    words: tuple[Block, ...] = ()
+    """The rules of words that its content breaks, found when it arrives: `Words.blocks`."""
 
     @property
     def account(self) -> str:
@@ -77,9 +80,9 @@ class Rule:
 
     kind = ""
 
-    def __init__(self, rule: doc.Filter) -> None:
+    def __init__(self, rule: doc.Blocking | talks.Window) -> None:
         self.name = rule.name
-        self.action = rule.on
+        self.action: str = rule.on
         self.categories = _names(rule.categories)
         self.channels = _names(rule.channels)
         self.apps = _names(rule.apps)
@@ -112,7 +115,8 @@ class _Labels(dict[str, bool]):
         if len(self) >= LABELS_REMEMBERED:
             self.clear()
         channel, app, category = label_parts(label)
-        found = self[label] = self._rule.matches(category, channel, app)
+        # Without a category it is no message but an operation: a group made, a customer passed on.
+        found = self[label] = bool(category) and self._rule.matches(category, channel, app)
         return found
 
 
@@ -304,6 +308,27 @@ class Presence(Rule):
         return Block(self.name, "presence", self.action, ready) if ready else None
 
 
+class Window(Rule):
+    """Blocks on an account unless the customer has written there of late, and been sent little
+    since. It opens with her next message only."""
+
+    kind = "window"
+
+    def __init__(self, rule: talks.Window) -> None:
+        super().__init__(rule)
+        self.limit = rule.limit
+        self.within_ms = doc.duration_ms(rule.within, rule.name)
+        self._closed = Block(self.name, "window", self.action, NEVER)
+
+    def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
+        wrote = state.windows.get(window_key(question.channel, question.account))
+        return None if self.open_at(wrote, instant) else self._closed
+
+    def open_at(self, wrote: Sequence[int] | None, instant: int) -> bool:
+        """`wrote`: when the customer last wrote there, and the dispatches since."""
+        return wrote is not None and wrote[1] < self.limit and instant - wrote[0] < self.within_ms
+
+
 class Asked:
     """The rules that one (category, channel, app) is asked about, in the document's order.
 
@@ -311,21 +336,23 @@ class Asked:
     with fewer than the smallest limit of a cap, `fewest`, no cap (`rarely_sent`).
     """
 
-    __slots__ = ("all", "dnd", "fewest", "label", "never_sent", "rarely_sent")
+    __slots__ = ("all", "dnd", "fewest", "label", "never_sent", "rarely_sent", "windows")
 
     def __init__(
         self,
         label: str,
         caps: Sequence[Cap],
         gaps: Sequence[Gap],
-        calendar: Sequence[Rule],
+        others: Sequence[Rule],
+        windows: Sequence[Window],
         *,
         dnd: bool,
     ) -> None:
         self.label = label
-        self.never_sent = tuple(calendar)
-        self.rarely_sent = (*gaps, *calendar)
-        self.all = (*caps, *gaps, *calendar)
+        self.windows = tuple(windows)
+        self.never_sent = (*others, *windows)
+        self.rarely_sent = (*gaps, *self.never_sent)
+        self.all = (*caps, *self.rarely_sent)
         self.fewest = min((cap.limit_below_reserve for cap in caps), default=0)
         self.dnd = dnd
 

@@ -8,6 +8,7 @@ what depends on local time is found by trying instants (`tests/support/wallclock
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -28,7 +29,10 @@ UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 RECEIPTS_FOR_MS = 7 * DAY_MS
 """How long after a dispatch its receipts are awaited, and with them its fallback."""
 RANKS = ("dispatched", "unknown", "sent", "failed", "delivered", "read")
-RULES = (("cap", "caps"), ("gap", "gaps"), ("quiet", "quiet"), ("presence", "presence"))
+RULES = (
+    *(("cap", "caps"), ("gap", "gaps"), ("quiet", "quiet"), ("presence", "presence")),
+    ("window", "windows"),
+)
 
 
 class Block(NamedTuple):
@@ -83,9 +87,12 @@ class Piece:
     not_before: int | None
     collapse_key: str | None
     account: str | None
+    content: dict[str, Any]
     released: dict[str, int] = field(default_factory=dict)
     """Quiet rule with `spread` to the moment until which it goes on blocking this piece."""
     wake: int = 0
+    eligible: int | None = None
+    """The next_eligible_at it was told last."""
     phase: str = "new"
     """held: waits to be sent; flying: sent, and may still go by another channel; done."""
     went: list[Dispatch] = field(default_factory=list)
@@ -110,6 +117,8 @@ class Customer:
     dnd: dict[str, int | None] = field(default_factory=dict)
     takeover: tuple[str, int | None] | None = None
     inbound: int | None = None
+    opened: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """Channel and account to when she last wrote there, and the dispatches there were by then."""
     dispatches: list[Dispatch] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     """All there ever were, in the order of acceptance."""
@@ -155,7 +164,7 @@ class Reference:
         elif event["type"] == "receipt":
             self.receipt(customer, event)
         elif event["type"] == "inbound":
-            customer.inbound = at
+            self.inbound(customer, event)
         else:
             self.command(customer, event)
 
@@ -219,6 +228,7 @@ class Reference:
                 not_before=to_ms(event["not_before"]) if event.get("not_before") else None,
                 collapse_key=event.get("collapse_key"),
                 account=event.get("account"),
+                content=event["content"],
             )
             for index, part in enumerate([[c] for c in route] if combined else [route])
         ]
@@ -250,6 +260,30 @@ class Reference:
                 return
         self.say(customer, sent.app, sent.intent, sent.status, self.now, **told)
 
+    def inbound(self, customer: Customer, event: dict[str, Any]) -> None:
+        """The customer writes; 9. decide again what waits for a window that this opens."""
+        there = (event["channel"], event["account"])
+        waiting = [piece for piece in customer.held if self.waits_for(customer, piece, *there)]
+        customer.inbound = self.now
+        customer.opened[there] = (self.now, len(customer.dispatches))
+        self.decide_all(customer, waiting, self.now)
+
+    def waits_for(self, customer: Customer, piece: Piece, channel: str, account: str) -> bool:
+        """Whether a window there is asked of a piece, and is not open until it is to go."""
+        if channel not in piece.left or self.account(customer, piece, channel) != account:
+            return False
+        if "window" in self.policy["categories"][piece.category].get("bypass", []):
+            return False
+        rules = [
+            rule
+            for rule in self.policy.get("windows", [])
+            if matches(rule, piece.category, channel, piece.app)
+        ]
+        until = piece.eligible
+        if until is None:
+            return bool(rules)
+        return any(self.window(rule, customer, piece, channel, until)[0] for rule in rules)
+
     def command(self, customer: Customer, event: dict[str, Any]) -> None:
         """Change the conversation; 9. decide all that is held again if it is different now."""
         before = self.what_matters(customer)
@@ -275,6 +309,7 @@ class Reference:
                 self.drop(customer, piece, "cancelled")
             customer.to, customer.zone, customer.owner = {}, None, None
             customer.inbound, customer.takeover = None, None
+            customer.opened = {}
         if self.what_matters(customer) != before:
             self.decide_all(customer, list(customer.held), self.now)
 
@@ -318,6 +353,11 @@ class Reference:
         if piece.expires <= t:
             self.end(customer, piece, "expired", t, None)
             return
+        if piece.phase == "new":
+            forbidden = self.forbidden(piece)
+            if forbidden:
+                self.end(customer, piece, "suppressed", t, Answer("", None, forbidden))
+                return
         if piece.not_before is not None and piece.not_before > t:
             wait = Block("not-before", "schedule", "hold", piece.not_before)
             answer = Answer("hold", None, [wait], piece.not_before)
@@ -328,6 +368,7 @@ class Reference:
             state, eligible = self.look_ahead(customer, piece, t, answer.ready)
         if state == "held":
             piece.phase = "held"
+            piece.eligible = eligible
             piece.wake = piece.expires if eligible is None else eligible
             self.say_piece(customer, piece, "held", t, answer, next_eligible_at=eligible)
         elif state == "suppressed":
@@ -397,6 +438,10 @@ class Reference:
             if when is not None:
                 skipped.append((channel, when))
         if not skipped:
+            for channel in piece.left:
+                blocks = self.blocks(customer, piece, channel, t)
+                if all(block.kind == "window" for block in blocks if block.ready is None):
+                    return Answer("hold", channel, found)
             return Answer("suppressed", None, found)
         channel, when = min(skipped, key=lambda pair: pair[1])  # the first of equals
         return Answer("hold", channel, found, when)
@@ -418,6 +463,7 @@ class Reference:
                     elif t < until:
                         found.append(Block(f"dnd:{scope}", "dnd", "hold", until))
         asked = {"cap": self.cap, "gap": self.gap, "quiet": self.quiet, "presence": self.presence}
+        asked["window"] = self.window
         for kind, section in RULES:
             if kind in bypass:
                 continue
@@ -496,6 +542,34 @@ class Reference:
                 ready.append(until)
         return bool(ready), max(ready, default=None)
 
+    def window(
+        self, rule: dict[str, Any], customer: Customer, piece: Piece, channel: str, t: int
+    ) -> tuple[bool, int | None]:
+        account = self.account(customer, piece, channel)
+        if (channel, account) not in customer.opened:
+            return True, None
+        at, before = customer.opened[channel, account]
+        since = [
+            sent
+            for sent in customer.dispatches[before:]
+            if (sent.channel, sent.account) == (channel, account)
+        ]
+        late = t - at >= duration_ms(rule.get("within", "48h"))
+        return late or len(since) >= rule.get("limit", 5), None
+
+    def forbidden(self, piece: Piece) -> list[Block]:
+        """Rules of words that have one in what the piece says on some channel of its route."""
+        found = []
+        for rule in self.policy.get("words", []):
+            words = [bare(word) for word in rule["words"]]
+            for channel in piece.route:
+                said = [bare(text) for text in strings(said_on(piece.content, channel))]
+                hit = any(word in text for word in words for text in said)
+                if hit and matches(rule, piece.category, channel, piece.app) and "on" in rule:
+                    found.append(Block(rule["name"], "words", rule["on"], None))
+                    break
+        return found
+
     def zone(self, customer: Customer) -> str:
         return customer.zone or self.policy["timezone"]
 
@@ -560,6 +634,48 @@ def matches(rule: dict[str, Any], category: str, channel: str, app: str) -> bool
         and channel in rule.get("channels", [channel])
         and app in rule.get("apps", [app])
     )
+
+
+def bare(text: str) -> str:
+    """NFKC and casefolded, without what is not seen and what stands between words."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = [
+        each
+        for each in folded
+        if unicodedata.category(each)[0] in "LMN" or unicodedata.category(each) == "So"
+    ]
+    unseen = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
+    seen = [
+        each
+        for each in kept
+        if each not in unseen
+        and not "\ufe00" <= each <= "\ufe0f"
+        and not "\U000e0100" <= each <= "\U000e01ef"
+    ]
+    return unicodedata.normalize("NFKC", "".join(seen))
+
+
+def said_on(content: dict[str, Any], channel: str) -> Any:
+    """What a content says on a channel."""
+    if "text" in content:
+        return content["text"]
+    return content[channel] if channel in content else content["*"]
+
+
+def strings(value: Any) -> list[str]:
+    """All strings somewhere in JSON but names, ids and addresses."""
+    if isinstance(value, str):
+        return [value]
+    found = []
+    if isinstance(value, list):
+        for each in value:
+            found += strings(each)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            bookkeeping = name.lower().endswith(("id", "url", "path", "key"))
+            if not (bookkeeping and isinstance(each, str)):
+                found += strings(each)
+    return found
 
 
 def counts(rule: dict[str, Any], sent: Dispatch) -> bool:

@@ -43,7 +43,25 @@ ZONES = (
 CHANNELS = ("wecom", "sms", "push")
 CATEGORIES = ("ad", "note", "otp")
 APPS = ("shop", "bot")
-KINDS = ("cap", "gap", "quiet", "presence", "dnd")
+KINDS = ("cap", "gap", "quiet", "presence", "dnd", "window")
+SPELLINGS = ("赌", "赌 博", "Casino", "casi-no", "straße", "ＦＲＥＥ", "é", "e\u0301t", "①", "🎰")
+"""Words of rules. What is said are pieces of them, so that many are found and many nearly are."""
+PIECES = (
+    "赌",
+    "博",
+    "\u200b",
+    " ",
+    "CA",
+    "ｃａ",
+    "si",
+    "no",
+    "STRASSE",
+    "free",
+    "É",
+    "1",
+    "🎰",
+    "t",
+)
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 MEMORY_MS = 7 * DAY_MS
@@ -58,6 +76,8 @@ class Focus(NamedTuple):
     gaps: int = 0
     quiet: int = 0
     presence: int = 0
+    windows: int = 0
+    words: int = 0
     length: int = 16
 
 
@@ -73,6 +93,13 @@ FOCUSES = {
         *(1, 1, 1, 2),
         length=30,
     ),
+    "windows": Focus(
+        {"intent": 8, "inbound": 5, "command": 2, "receipt": 1, "fail": 1, "owner": 1},
+        *(1, 0, 1, 1),
+        windows=3,
+        length=30,
+    ),
+    "words": Focus({"intent": 6, "inbound": 1, "fail": 2}, quiet=1, windows=1, words=4),
 }
 
 
@@ -142,6 +169,7 @@ def policies(draw: Draw, focus: Focus, turn: Turn) -> dict[str, Any]:
         "categories": draw(_CATEGORY_POOL),
     }
     rules = {"caps": _CAPS, "gaps": _GAPS, "quiet": quiets(turn), "presence": _PRESENCES}
+    rules |= {"windows": _WINDOWS, "words": _WORD_LISTS}
     for section, rule in rules.items():
         most = getattr(focus, section)
         drawn = [draw(rule) for _ in range(draw(st.integers(min(most, 1), most)))]
@@ -193,6 +221,21 @@ def _presence(rng: Random) -> dict[str, Any]:
     return made | {"within": rng.choice(["30m", "1s", "2h", "24h"])}
 
 
+def _window(rng: Random) -> dict[str, Any]:
+    made = _filter(rng) | {"channels": some(rng, CHANNELS)}
+    made["on"] = rng.choice(["hold", "next"])
+    if rng.random() < 0.8:
+        made["limit"] = rng.randint(1, 3)
+    if rng.random() < 0.8:
+        made["within"] = rng.choice(["2h", "1ms", "10h", "48h", "8d"])
+    return made
+
+
+def _word_list(rng: Random) -> dict[str, Any]:
+    made = _filter(rng) | {"words": rng.sample(SPELLINGS, rng.randint(1, 3)), "on": "drop"}
+    return made if rng.random() < 0.9 else made | {"alert": "shop"}
+
+
 @cache
 def quiets(turn: Turn) -> st.SearchStrategy[dict[str, Any]]:
     today, times = local(turn.at, turn.zone).date(), clock_times(turn)
@@ -218,6 +261,7 @@ def quiets(turn: Turn) -> st.SearchStrategy[dict[str, Any]]:
 
 _CATEGORY_POOL = pool(_categories)
 _CAPS, _GAPS, _PRESENCES = pool(_cap), pool(_gap), pool(_presence)
+_WINDOWS, _WORD_LISTS = pool(_window), pool(_word_list)
 
 # ---- words of events ---------------------------------------------------------------------------
 
@@ -226,8 +270,13 @@ def _intent(rng: Random) -> dict[str, Any]:
     """An intent without id, customer and times; what it shall have a time in is None."""
     made: dict[str, Any] = {"type": "intent", "app": rng.choice(("shop", *APPS))}
     made["category"] = rng.choice(CATEGORIES) if rng.random() < 0.97 else "nothing"
-    parts: list[dict[str, Any]] = [{"sms": {}}, {"wecom": {}, "push": {}}, {"sms": {}, "*": {}}]
-    made["content"] = {"text": "x"} if rng.random() < 0.8 else rng.choice(parts)
+    card = {"card": {"title": _prose(rng), "rows": [{"name": _prose(rng)}], "media_id": "free"}}
+    parts: list[dict[str, Any]] = [
+        {"sms": {"text": _prose(rng)}},
+        {"wecom": card, "push": {}},
+        {"sms": {}, "*": {"text": _prose(rng), "n": 1}},
+    ]
+    made["content"] = {"text": _prose(rng)} if rng.random() < 0.8 else rng.choice(parts)
     optional: dict[str, tuple[float, Callable[[], Any]]] = {
         "priority": (0.3, lambda: rng.randint(0, 9)),
         "route": (0.3, lambda: some(rng, CHANNELS)),
@@ -244,6 +293,10 @@ def _intent(rng: Random) -> dict[str, Any]:
     elif rng.random() < 0.7:
         made["to"] = dict.fromkeys(some(rng, CHANNELS), "y")
     return made
+
+
+def _prose(rng: Random) -> str:
+    return "".join(rng.choices(PIECES, k=rng.randint(1, 4)))
 
 
 def _command(rng: Random) -> dict[str, Any]:
@@ -277,6 +330,7 @@ def _command(rng: Random) -> dict[str, Any]:
 _INTENTS, _COMMANDS = pool(_intent, 2_000), pool(_command, 600)
 _CANCEL = {"type": "command", "id": "k", "op": "cancel"}
 _OWNERS = st.sampled_from(["ann", "bob"])
+_PLACES = st.sampled_from([(c, account) for c in CHANNELS for account in (c, c, "ann", "bob")])
 _WORDS = st.sampled_from([{}, {"class": "dead_address", "code": "81013"}, {"class": "expired"}])
 _STATUSES = ["failed"] * 4 + ["delivered", "delivered", "sent", "read", "unknown"]
 
@@ -313,7 +367,8 @@ class History:
         """Moments at which a decision may turn."""
         self.zones = {policy["timezone"]}
         self.customers = draw(st.sampled_from([["c"], ["u-1024"], ["c", "~g"]]))
-        rules = [rule for s in ("caps", "gaps", "quiet", "presence") for rule in policy[s]]
+        tables = ("caps", "gaps", "quiet", "presence", "windows")
+        rules = [rule for table in tables for rule in policy[table]]
         texts = [rule.get(key, "day") for rule in rules for key in ("window", "min", "within")]
         texts += [policy.get("hold_max", "72h"), "24h", "7d"]
         texts += [c.get("fallback_after", "day") for c in policy["categories"].values()]
@@ -452,7 +507,8 @@ class History:
         return event | {"status": "failed"} | self.draw(_WORDS)
 
     def inbound(self, customer: str) -> dict[str, Any]:
-        event = {"type": "inbound", "id": "m", "channel": "sms", "account": "a"}
+        channel, account = self.draw(_PLACES)
+        event = {"type": "inbound", "id": "m", "channel": channel, "account": account}
         return event | {"customer": customer, "content": {"text": "hi"}}
 
     def command(
