@@ -408,15 +408,17 @@ def apply(
 ) -> None:
     """Replace the policy of the running hub, from its next turn on."""
     from hub.policy.document import load_policy
+    from hub.policy.files import policy_text
     from hub.service import operator
 
     load_policy(file)
+    text = policy_text(file)
     user, password = _login()
     if user is None:
         user, password = _hub_login(data_dir)
     answer = _run(
         nats_url,
-        lambda connection: operator.request(connection, operator.POLICY, file.read_bytes()),
+        lambda connection: operator.request(connection, operator.POLICY, text.encode()),
         (user, password),
     )
     typer.echo(f"policy {answer['version']} is in force")

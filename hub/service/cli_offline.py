@@ -77,9 +77,17 @@ def check(
         after = category.fallback_after
         wait = f", the next channel after {after}" if isinstance(after, str) else ""
         typer.echo(f"  {name}: {route}{wait}, priority {category.priority}{exempt}")
-    for kind in ("caps", "gaps", "quiet", "presence"):
-        for rule in getattr(document, kind):
-            typer.echo(f"  {rule.name}: {_rule(kind, rule)}, {rule.on}")
+    for kind in ("caps", "gaps", "quiet", "presence", "windows", "words"):
+        for rule in getattr(document, kind) or ():
+            typer.echo(f"  {rule.name}: {_rule(kind, rule)}, {rule.on or 'not stopped'}")
+    for reply in document.replies or ():
+        typer.echo(f"  {reply.name}: {_reply(reply)}, told to {reply.app}")
+    for reminder in document.reminders or ():
+        again = f", again after {reminder.again_after}" if reminder.again_after else ""
+        typer.echo(f"  {reminder.name}: reminds {reminder.app} after {reminder.after}{again}")
+    if document.archive:
+        archive = document.archive
+        typer.echo(f"  archive: {', '.join(archive.channels)} for {archive.keep}")
 
 
 def check_accounts(
@@ -114,10 +122,25 @@ def _rule(kind: str, rule: Any) -> str:
         return f"at most {rule.limit}{about} in {rule.window} per {rule.per}"
     if kind == "gaps":
         return f"at least {rule.min} between any two{about}"
+    if kind == "windows":
+        return f"at most {rule.limit}{about} within {rule.within} of the customer's last message"
+    if kind == "words":
+        told = f", {rule.alert} is told" if rule.alert else ""
+        return f"none{about} with any of {len(rule.words)} words{told}"
     if kind == "presence":
         return f"none{about} within {rule.within} of the customer's last message"
     when = ", ".join(rule.dates) if rule.dates else f"from {rule.from_} to {rule.to}"
     return f"none{about} {when}"
+
+
+def _reply(rule: Any) -> str:
+    """One automatic reply in a few words."""
+    to = f"a message that {rule.how} any of {len(rule.match)} words" if rule.match else rule.event
+    if rule.how == "exact":
+        to = f"a message that is one of {len(rule.match)} words"
+    does = [f"answers as {rule.category} at most once in {rule.every}"] if rule.answer else []
+    does += [f"sets do not disturb for {rule.dnd}"] if rule.dnd else []
+    return f"to {to}: {' and '.join(does)}"
 
 
 def schema(
