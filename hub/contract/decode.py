@@ -32,6 +32,7 @@ from hub.contract.types import (
     Cancel,
     DndClear,
     DndSet,
+    GroupOrder,
     Inbound,
     Intent,
     ProfileSet,
@@ -334,6 +335,8 @@ def _check_command(command: AnyCommand, source: str) -> str | None:
         return f"id: {_ID_FORM}"
     if not is_key(command.customer):
         return _BAD_KEY
+    if isinstance(command, GroupOrder) and not command.customer.startswith("~"):
+        return "customer: a group chat's key begins with ~"
     if isinstance(command, Cancel) and not is_id(command.intent):
         return f"intent: {_ID_FORM}"
     if isinstance(command, DndSet | DndClear) and _SCOPE.match(command.scope) is None:

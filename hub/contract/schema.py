@@ -18,9 +18,18 @@ import msgspec
 from hub import limits
 from hub.contract.decode import MSGPACK
 from hub.contract.subjects import CHANNELS, INTENT_LANES
-from hub.contract.types import AnyCommand, Delivery, Inbound, Intent, Outcome, Receipt
+from hub.contract.types import (
+    AnyCommand,
+    Delivery,
+    Event,
+    Inbound,
+    Intent,
+    LiveMessage,
+    Outcome,
+    Receipt,
+)
 
-CONTRACT_VERSION: Final = "1.0.0"
+CONTRACT_VERSION: Final = "1.1.0"
 """Of docs/contract.md. Its first number changes when an existing program could break."""
 
 Schema = dict[str, Any]
@@ -28,7 +37,7 @@ Schema = dict[str, Any]
 JSON: Final = "application/json"
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-_CONSUMED: Final = ("Delivery", "Outcome", "RuleBlock")
+_CONSUMED: Final = ("Delivery", "Outcome", "RuleBlock", "Event", "LiveMessage")
 _DELIVERY_ID: Final = "^[a-z0-9-]{1,32}:[!-~]{1,64}:[1-9][0-9]{0,3}$"
 
 
@@ -93,6 +102,22 @@ _KINDS: Final = {
         False,
         "What became of an application's intents",
     ),
+    "event": _Kind(
+        "Event",
+        "events",
+        "hub.event.{app}",
+        ("app",),
+        False,
+        "What an application should know beside outcomes: who waits for an answer, forbidden words",
+    ),
+    "live": _Kind(
+        "LiveMessage",
+        "live",
+        "hub.live.{account}",
+        ("account",),
+        False,
+        "The conversations of an account as they happen, both directions",
+    ),
 }
 
 _PARAMETERS: Final[dict[str, Schema]] = {
@@ -117,13 +142,17 @@ _PARAMETERS: Final[dict[str, Schema]] = {
         "examples": ["0"],
     },
     "app": {"description": "Name of the application.", "examples": ["shop"]},
+    "account": {
+        "description": "Name of the account; characters but A-Z a-z 0-9 _ - are percent-encoded.",
+        "examples": ["sales-1"],
+    },
 }
 
 
 def json_schemas() -> dict[str, Schema]:
     """A complete schema for each kind of message: one object, or an array of 1 to 256 of them.
 
-    The keys are intent, receipt, inbound, command, delivery and outcome.
+    The keys are intent, receipt, inbound, command, delivery, outcome, event and live.
     """
     definitions = _definitions("#/$defs/{name}")
     return {
@@ -183,7 +212,7 @@ def asyncapi() -> Schema:
 def _definitions(reference: str) -> dict[str, Schema]:
     """Every type by name; `reference` says how one refers to another."""
     commands = get_args(AnyCommand)
-    types = (Intent, Receipt, Inbound, *commands, Delivery, Outcome)
+    types = (Intent, Receipt, Inbound, *commands, Delivery, Outcome, Event, LiveMessage)
     _, found = msgspec.json.schema_components(types, ref_template=reference)
     definitions: dict[str, Schema] = dict(found)
     names = [kind.__name__ for kind in commands]
@@ -197,10 +226,11 @@ def _definitions(reference: str) -> dict[str, Schema]:
     _value(definitions["Intent"], "route")["uniqueItems"] = True
     definitions["Intent"]["properties"]["content"] = _content()
     _refine_receipt(definitions["Receipt"])
-    definitions["Delivery"]["properties"]["content"] = {
-        "type": "object",
-        "description": "The channel's own content.",
-    }
+    for name in ("Delivery", "LiveMessage"):
+        definitions[name]["properties"]["content"] = {
+            "type": "object",
+            "description": "The channel's own content.",
+        }
     for name in _CONSUMED:
         _refine_consumed(definitions[name])
     return definitions
@@ -238,7 +268,7 @@ def _refine_consumed(schema: Schema) -> None:
     """What is consumed may grow, and its times are strings in our types."""
     schema["additionalProperties"] = True
     for name in schema["properties"]:
-        if name == "at" or name.endswith("_at"):
+        if name in ("at", "since") or name.endswith("_at"):
             _value(schema, name)["format"] = "date-time"
 
 

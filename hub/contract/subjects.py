@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from urllib.parse import quote
 
 from hub import limits
 
@@ -11,6 +12,9 @@ INTENT_LANES = ("urgent", "normal", "bulk")
 LANES = ("urgent", "command", "receipt", "inbound", "normal", "bulk")
 """All lanes, in the order a turn serves them: urgent first, bulk last."""
 CHANNELS = ("wecom", "sms", "push")
+
+REPLY_PREFIX = "reply-"
+"""How the ids of the hub's own intents begin: answers by rule, which nobody has published."""
 
 _SOURCE = re.compile(r"[a-z0-9-]{1,32}\Z")
 _KEY = re.compile(r"~?[A-Za-z0-9_-]{1,64}\Z")
@@ -76,6 +80,20 @@ def delivery_subject(channel: str, partition: int | str) -> str:
 def outcome_subject(app: str) -> str:
     """What became of an application's intents."""
     return f"hub.outcome.{app}"
+
+
+def event_subject(app: str) -> str:
+    """What an application should know beside outcomes: customers who wait, forbidden words."""
+    return f"hub.event.{app}"
+
+
+@lru_cache(maxsize=4096)
+def live_subject(account: str) -> str:
+    """The conversations of an account as they happen, both directions.
+
+    A name may have characters that a subject may not: all but A-Z a-z 0-9 _ - are percent-encoded.
+    """
+    return f"hub.live.{quote(account, safe='').replace('.', '%2E').replace('~', '%7E')}"
 
 
 def parked_subject(partition: int, block: str) -> str:

@@ -22,6 +22,7 @@ Channel = Literal["wecom", "sms", "push"]
 AppName = Annotated[str, Meta(extra_json_schema={"pattern": "^[a-z0-9-]{1,32}$"})]
 CustomerKey = Annotated[str, Meta(extra_json_schema={"pattern": "^~?[A-Za-z0-9_-]{1,64}$"})]
 MessageId = Annotated[str, Meta(extra_json_schema={"pattern": "^[!-~]{1,64}$"})]
+GroupKey = Annotated[str, Meta(extra_json_schema={"pattern": "^~[A-Za-z0-9_-]{1,64}$"})]
 Address = Annotated[str, Meta(min_length=1, max_length=limits.ADDRESS_CHARS)]
 AccountName = Annotated[str, Meta(min_length=1, max_length=limits.ID_CHARS)]
 Priority = Annotated[int, Meta(ge=0, le=9)]
@@ -79,8 +80,15 @@ class Receipt(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=Tr
     provider_id: Annotated[str, Meta(max_length=128)] | None = None
 
 
+Agent = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
 class Inbound(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What a customer said to one of our accounts."""
+    """What a customer said to one of our accounts, or what happened there.
+
+    Content with `event` is no message: somebody became a friend, a group was dissolved. With
+    `agent` it is what a person on our side wrote to the customer, beside the hub.
+    """
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]
     channel: Channel
@@ -88,6 +96,9 @@ class Inbound(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=Tr
     customer: CustomerKey
     content: dict[str, Raw]
     at: Time
+    agent: Agent | None = None
+    sender: Address | None = None
+    """The customer's address on the channel: remembered if none is known."""
 
 
 Scope = Annotated[
@@ -137,7 +148,7 @@ class Cancel(Command, tag="cancel"):
 class Takeover(Command, tag="takeover", omit_defaults=True):
     """A person has taken the conversation; presence rules block until `until` or `release`."""
 
-    agent: Annotated[str, Meta(min_length=1, max_length=64)]
+    agent: Agent
     until: Time | None = None
 
 
@@ -149,7 +160,100 @@ class Forget(Command, tag="forget"):
     """Erase what is personal: addresses, zone, owner, held intents. Consent and counts stay."""
 
 
-AnyCommand = DndSet | DndClear | ProfileSet | Cancel | Takeover | Release | Forget
+GroupName = Annotated[str, Meta(min_length=1, max_length=limits.GROUP_NAME_CHARS)]
+Members = Annotated[list[Address], Meta(min_length=1, max_length=limits.GROUP_MEMBERS)]
+
+
+class AccountOrder(Command, kw_only=True):
+    """Common part of commands that an account carries out: each becomes a delivery whose content is
+    the operation, with outcomes under the command's id."""
+
+    account: AccountName | None = None
+    """Default: the owner of the conversation, then the channel's."""
+
+
+class GroupOrder(AccountOrder, kw_only=True):
+    """About a group chat, whose key begins with `~`."""
+
+    customer: GroupKey
+
+
+class GroupCreate(GroupOrder, tag="group.create", kw_only=True, omit_defaults=True):
+    """Makes the group chat that this key names, with these members of ours."""
+
+    name: GroupName
+    members: Members
+    owner: Address | None = None
+
+
+class GroupUpdate(GroupOrder, tag="group.update", kw_only=True, omit_defaults=True):
+    """Changes name, owner or members of a group chat."""
+
+    name: GroupName | None = None
+    owner: Address | None = None
+    add: Members | None = None
+    remove: Members | None = None
+    left: bool = False
+    """Whether the owner until now has left the enterprise."""
+
+
+class GroupDissolve(GroupOrder, tag="group.dissolve", kw_only=True, omit_defaults=True):
+    """Ends a group chat."""
+
+
+class GroupInvite(GroupOrder, tag="group.invite", kw_only=True, omit_defaults=True):
+    """Makes a way for customers to join a group chat by themselves; or, with `members`, adds
+    members of ours."""
+
+    members: Members | None = None
+    state: Annotated[str, Meta(min_length=1, max_length=30)] | None = None
+    """Named in the events of those who come this way."""
+    remark: Annotated[str, Meta(min_length=1, max_length=30)] | None = None
+    auto_create: bool = False
+    """Whether a full group is followed by a new one, of the name `name` and a number."""
+    name: GroupName | None = None
+
+
+class KfTransfer(AccountOrder, tag="kf.transfer", kw_only=True, omit_defaults=True):
+    """Gives a customer service session to a person, to `queue`, or to whom the account's settings
+    name."""
+
+    to: Address | None = None
+
+
+class KfRelease(AccountOrder, tag="kf.release", kw_only=True, omit_defaults=True):
+    """Ends a customer service session; the customer's next message begins another."""
+
+
+class CustomerTransfer(AccountOrder, tag="customer.transfer", kw_only=True, omit_defaults=True):
+    """Gives a customer from the account's member to another."""
+
+    to: Address
+    """The member who takes over."""
+    left: bool = False
+    """Whether the account's member has left the enterprise."""
+    message: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    """What the customer is told of it."""
+    owner: AccountName | None = None
+    """The account of that member: who the conversation then belongs to."""
+
+
+AnyCommand = (
+    DndSet
+    | DndClear
+    | ProfileSet
+    | Cancel
+    | Takeover
+    | Release
+    | Forget
+    | GroupCreate
+    | GroupUpdate
+    | GroupDissolve
+    | GroupInvite
+    | KfTransfer
+    | KfRelease
+    | CustomerTransfer
+)
 
 
 # ---- consumed --------------------------------------------------------------------------------
@@ -159,7 +263,9 @@ class RuleBlock(Struct, omit_defaults=True, gc=False):
     """One rule that stood in the way."""
 
     rule: str
-    kind: Literal["cap", "gap", "quiet", "presence", "dnd", "address", "schedule"]
+    kind: Literal[
+        "cap", "gap", "quiet", "presence", "dnd", "window", "words", "address", "schedule"
+    ]
     action: Literal["hold", "drop", "next"]
     ready_at: str | None = None
 
@@ -217,16 +323,71 @@ class Delivery(Struct, omit_defaults=True, gc=False):
     """The account that was to send it and handed it over, because it could not work."""
 
 
+class Event(Struct, omit_defaults=True, gc=False):
+    """What an application should know of a conversation, beside the outcomes of its intents.
+
+    Never what was written. `waiting`: the customer waits for an answer. `words`: somebody wrote
+    words that the policy forbids.
+    """
+
+    id: str
+    kind: Literal["waiting", "words"]
+    app: str
+    customer: str
+    rule: str
+    at: str
+    channel: str | None = None
+    account: str | None = None
+    about: str | None = None
+    """Id of the inbound message, or `<app>:<intent>`."""
+    author: Literal["customer", "agent", "app"] | None = None
+    """Who wrote it."""
+    since: str | None = None
+    """Since when she waits."""
+    level: int | None = None
+    """2 for the second reminder, which goes `to` the manager."""
+    to: str | None = None
+    policy: str | None = None
+
+
+class LiveMessage(Struct, omit_defaults=True, gc=False):
+    """One message of a conversation, in either direction, as it was heard or handed over."""
+
+    id: str
+    """Of the inbound message, or of the delivery."""
+    account: str
+    channel: str
+    customer: str
+    direction: Literal["in", "out"]
+    author: Literal["customer", "agent", "app"]
+    content: Raw
+    at: str
+    agent: str | None = None
+    app: str | None = None
+    delivery: str | None = None
+
+
 __all__ = [
+    "AccountOrder",
     "AnyCommand",
     "Cancel",
     "Command",
+    "CustomerTransfer",
     "Delivery",
     "DndClear",
     "DndSet",
+    "Event",
     "Forget",
+    "GroupCreate",
+    "GroupDissolve",
+    "GroupInvite",
+    "GroupOrder",
+    "GroupUpdate",
     "Inbound",
     "Intent",
+    "KfRelease",
+    "KfTransfer",
+    "LiveMessage",
     "Outcome",
     "ProfileSet",
     "Receipt",

@@ -50,7 +50,9 @@ INBOUND: Fields = {
     "content": {"text": "hi", "reply_to": {"id": "x"}},
     "at": "2026-11-21T08:00:00Z",
 }
+AGENT_WROTE: Fields = {**INBOUND, "agent": "li", "sender": "wm-7"}
 _ORDER: Fields = {"id": "k-1", "app": "shop", "customer": "c-1"}
+_GROUP: Fields = {"id": "k-1", "app": "shop", "customer": "~group-9"}
 COMMANDS: tuple[Fields, ...] = (
     {**_ORDER, "op": "dnd.set", "scope": "all"},
     {**_ORDER, "op": "dnd.set", "scope": "category:marketing", "until": "2026-12-01T00:00:00Z"},
@@ -61,11 +63,19 @@ COMMANDS: tuple[Fields, ...] = (
     {**_ORDER, "op": "takeover", "agent": "li", "until": "2026-12-01T00:00:00Z"},
     {**_ORDER, "op": "release"},
     {**_ORDER, "op": "forget"},
+    {**_GROUP, "op": "group.create", "name": "Tea", "members": ["li", "wu"], "owner": "li"},
+    {**_GROUP, "op": "group.update", "account": "app-1", "add": ["an"], "remove": ["wu"]},
+    {**_GROUP, "op": "group.update", "name": "Coffee", "owner": "wu", "left": True},
+    {**_GROUP, "op": "group.dissolve"},
+    {**_GROUP, "op": "group.invite", "state": "fair", "auto_create": True, "remark": "stand 4"},
+    {**_ORDER, "op": "kf.transfer", "to": "li"},
+    {**_ORDER, "op": "kf.release", "account": "kf-1"},
+    {**_ORDER, "op": "customer.transfer", "to": "wu", "message": "Wu is here for you now"},
 )
 BY_KIND: dict[str, tuple[Fields, ...]] = {
     "intent": (INTENT, FULL_INTENT),
     "receipt": (RECEIPT, FAILED_RECEIPT),
-    "inbound": (INBOUND,),
+    "inbound": (INBOUND, AGENT_WROTE),
     "command": COMMANDS,
 }
 LANE_OF = {"intent": "normal", "receipt": "receipt", "inbound": "inbound", "command": "command"}

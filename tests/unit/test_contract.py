@@ -23,10 +23,12 @@ from hub.contract.decode import (
 from hub.contract.subjects import (
     LANES,
     account_partition,
+    event_subject,
     fnv1a_32,
     intake_subject,
     is_key,
     is_source,
+    live_subject,
     partition_of,
     publish_subject,
 )
@@ -556,6 +558,9 @@ def test_names_that_subjects_can_carry() -> None:
 def test_subjects() -> None:
     assert publish_subject("urgent", "shop", "c-1") == "hub.to.urgent.shop.c-1"
     assert intake_subject(3, "bulk") == "hub.in.3.bulk.*"
+    assert event_subject("shop") == "hub.event.shop"
+    assert live_subject("sales-1") == "hub.live.sales-1"
+    assert live_subject("a b.*>~客") == "hub.live.a%20b%2E%2A%3E%7E%E5%AE%A2"
     assert set(LANES) == {"urgent", "normal", "bulk", "receipt", "inbound", "command"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -11,13 +11,13 @@ from jsonschema import Draft7Validator, Draft202012Validator
 
 from hub.contract.decode import decode
 from hub.contract.schema import asyncapi, json_schemas
-from hub.contract.types import Delivery, Outcome, RuleBlock
+from hub.contract.types import AnyCommand, Delivery, Event, LiveMessage, Outcome, RuleBlock
 from tests.support.messages import BY_KIND, INTENT, LANE_OF, RECEIPT, changed, encode
 from tests.support.schemas import accepted_by_decode, accepted_by_schema, validator
 
 SCHEMAS = json_schemas()
 PUBLISHED = ("intent", "receipt", "inbound", "command")
-CONSUMED = ("delivery", "outcome")
+CONSUMED = ("delivery", "outcome", "event", "live")
 
 OUTCOME = {
     "intent": "order-1",
@@ -43,6 +43,34 @@ DELIVERY = {
     "at": "2026-11-21T08:00:00.000Z",
     "expires_at": "2026-11-22T08:00:00.000Z",
 }
+EVENT = {
+    "id": "waiting-1",
+    "kind": "waiting",
+    "app": "shop",
+    "customer": "c-1",
+    "rule": "unanswered",
+    "at": "2026-11-21T08:15:00.000Z",
+    "channel": "wecom",
+    "account": "sales-1",
+    "since": "2026-11-21T08:00:00.000Z",
+    "level": 1,
+}
+LIVE = {
+    "id": "m-1",
+    "account": "sales-1",
+    "channel": "wecom",
+    "customer": "c-1",
+    "direction": "in",
+    "author": "customer",
+    "content": {"text": "hello"},
+    "at": "2026-11-21T08:00:00.000Z",
+}
+SENT = {
+    "delivery": (Delivery, DELIVERY),
+    "outcome": (Outcome, OUTCOME),
+    "event": (Event, EVENT),
+    "live": (LiveMessage, LIVE),
+}
 
 
 def test_every_kind_of_message_has_a_schema() -> None:
@@ -62,7 +90,7 @@ def test_schemas_are_sound_and_stand_alone(name: str) -> None:
 def test_a_reference_to_nothing_would_be_found() -> None:
     """The check above must not pass for want of references."""
     assert set(SCHEMAS["outcome"]["$defs"]) == {"Outcome", "RuleBlock"}
-    assert len(SCHEMAS["command"]["$defs"]) == 8
+    assert len(SCHEMAS["command"]["$defs"]) == 1 + len(get_args(AnyCommand))
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -74,20 +102,21 @@ def test_published_types_are_closed_and_consumed_ones_open(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONSUMED)
 def test_what_is_consumed_may_grow(name: str) -> None:
-    message = {"delivery": DELIVERY, "outcome": OUTCOME}[name]
+    kind, message = SENT[name]
     assert validator(name).is_valid(message)
     assert validator(name).is_valid([message, {**message, "new": {"in": "2030"}}])
     assert not validator(name).is_valid({**message, "at": "2026-11-21"})
     for field in message:
-        needed = field in SCHEMAS[name]["$defs"][name.capitalize()]["required"]
+        needed = field in SCHEMAS[name]["$defs"][kind.__name__]["required"]
         assert validator(name).is_valid(changed(message, {field: ...})) is not needed, field
 
 
-@pytest.mark.parametrize("kind", [Delivery, Outcome, RuleBlock])
-def test_every_time_that_is_sent_is_described_as_one(kind: type[msgspec.Struct]) -> None:
-    name = "outcome" if kind is RuleBlock else kind.__name__.lower()
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, kind) for name, (kind, _) in SENT.items()), ("outcome", RuleBlock)]
+)
+def test_every_time_that_is_sent_is_described_as_one(name: str, kind: type[msgspec.Struct]) -> None:
     properties = SCHEMAS[name]["$defs"][kind.__name__]["properties"]
-    times = {field for field in properties if field == "at" or field.endswith("_at")}
+    times = {field for field in properties if field in ("at", "since") or field.endswith("_at")}
     assert times
     for field in times:
         inner = properties[field].get("anyOf", [properties[field]])[0]
@@ -158,6 +187,7 @@ TABLE: list[tuple[str, dict[str, Any]]] = [
         *({name: ...} for name in BY_KIND["inbound"][0]),
         {"id": ""}, {"id": "x" * 128}, {"id": "x" * 129}, {"channel": "fax"}, {"content": {}},
         {"content": {"any": [1, None]}}, {"content": None}, {"account": ""},
+        {"agent": "li"}, {"agent": ""}, {"agent": "x" * 65}, {"sender": "x" * 256}, {"sender": ""},
     )
 ] + [
     ("command", {**fields, **change})
@@ -167,7 +197,8 @@ TABLE: list[tuple[str, dict[str, Any]]] = [
         {"until": "2026-12-01T00:00:00Z"}, {"scope": "all"}, {"scope": "category:"},
         {"scope": "channel:fax"}, {"scope": "category:" + "x" * 65}, {"scope": ""},
         {"intent": "a b"}, {"intent": "a"}, {"agent": ""}, {"owner": ""}, {"to": {"fax": "1"}},
-        {"timezone": None},
+        {"timezone": None}, {"customer": "~g"}, {"customer": "g"}, {"members": []}, {"account": ""},
+        {"members": ["a"] * 2_001}, {"name": "x" * 51}, {"auto_create": 1}, {"left": "no"},
     )
 ]  # fmt: skip
 
@@ -255,6 +286,8 @@ def test_channels_of_the_asyncapi_document() -> None:
         "commands": "hub.to.command.{source}.{key}",
         "deliveries": "hub.out.{channel}.{partition}",
         "outcomes": "hub.outcome.{app}",
+        "events": "hub.event.{app}",
+        "live": "hub.live.{account}",
     }
     for channel in document["channels"].values():
         assert set(re.findall(r"{(\w+)}", channel["address"])) == set(channel["parameters"])
@@ -278,6 +311,8 @@ def test_operations_of_the_asyncapi_document() -> None:
         "receiveCommand": ("receive", "commands"),
         "sendDelivery": ("send", "deliveries"),
         "sendOutcome": ("send", "outcomes"),
+        "sendEvent": ("send", "events"),
+        "sendLive": ("send", "live"),
     }
     for operation in document["operations"].values():
         channel = resolve(document, operation["channel"]["$ref"])
