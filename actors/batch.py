@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
+from msgspec import Struct
 
 from actors.turn import Work
 from hub import limits
 from hub.contract.subjects import (
     delivery_subject,
+    event_subject,
+    live_subject,
     log_subject,
     outcome_subject,
     parked_subject,
 )
-from hub.contract.types import Delivery, Outcome
+from hub.contract.types import Delivery, Event, LiveMessage, Outcome
 from hub.ledger.port import LOG_VERSION, Entry, LogRecord
 
 _encode = msgspec.json.Encoder().encode
@@ -57,6 +60,8 @@ class Batch:
     def _add_arrays(self, works: Iterable[Work]) -> None:
         deliveries: dict[tuple[str, int], list[Delivery]] = {}
         outcomes: dict[str, list[Outcome]] = {}
+        events: dict[str, list[Event]] = {}
+        feeds: dict[tuple[str, int], list[LiveMessage]] = {}
         for work in works:
             for to, delivery in work.urgent_deliveries:  # urgent deliveries always come alone
                 self._add(delivery_subject(*to), _encode(delivery), limits.DELIVERY_TTL_S)
@@ -64,12 +69,22 @@ class Batch:
                 deliveries.setdefault(to, []).extend(objects)
             for app, told in work.outcomes.items():
                 outcomes.setdefault(app, []).extend(told)
+            for app, happened in work.events.items():
+                events.setdefault(app, []).extend(happened)
+            for feed, said in work.feeds.items():
+                feeds.setdefault(feed, []).extend(said)
         for to, objects in deliveries.items():
             for payload in arrays(objects):
                 self._add(delivery_subject(*to), payload, limits.DELIVERY_TTL_S)
         for app, told in outcomes.items():
             for payload in arrays(told):
                 self._add(outcome_subject(app), payload, limits.OUTCOME_TTL_S)
+        for app, happened in events.items():
+            for payload in arrays(happened):
+                self._add(event_subject(app), payload, limits.EVENT_TTL_S)
+        for (account, keep_s), said in feeds.items():
+            for payload in arrays(said):
+                self._add(live_subject(account), payload, keep_s)
 
     def _add_parked(self, work: Work) -> None:
         number, at_ms = work.partition.number, work.at_ms
@@ -101,13 +116,13 @@ class Batch:
         self.entries.append(Entry(subject, payload, ttl_s))
 
 
-def arrays(objects: Sequence[Delivery] | Sequence[Outcome]) -> Iterator[bytes]:
+def arrays(objects: Sequence[Struct]) -> Iterator[bytes]:
     """Objects as messages: one alone, more as arrays within the contract's and our own bounds."""
     for start in range(0, len(objects), limits.ARRAY_OBJECTS):
         yield from _within_bytes(objects[start : start + limits.ARRAY_OBJECTS])
 
 
-def _within_bytes(objects: Sequence[Delivery] | Sequence[Outcome]) -> Iterator[bytes]:
+def _within_bytes(objects: Sequence[Struct]) -> Iterator[bytes]:
     if len(objects) == 1:
         yield _encode(objects[0])
         return

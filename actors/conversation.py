@@ -7,19 +7,21 @@ Source: docs/policy.md, "Deciding an intent".
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actors import fallback
-from actors.fallback import question_of_held, release_order
+from actors import fallback, groups, live, reminders, replies, words
+from actors.effects import BodyRef
+from actors.fallback import held_of, question_of_held, release_order
+from actors.outcomes import outcome_of
 from hub import limits
 from hub.contract.decode import Message, content_channels, content_for, split_delivery_id
 from hub.contract.times import rfc3339, to_ms
 from hub.contract.types import (
+    AccountOrder,
     AnyCommand,
     Cancel,
     Delivery,
@@ -32,10 +34,9 @@ from hub.contract.types import (
     ProfileSet,
     Receipt,
     Release,
-    RuleBlock,
     Takeover,
 )
-from hub.policy import seen
+from hub.policy import seen, windows
 from hub.policy.decide import Verdict, decide
 from hub.policy.document import Category
 from hub.policy.policy import Policy
@@ -51,35 +52,8 @@ from hub.policy.state import (
     Held,
     Send,
     intent_hash,
+    window_key,
 )
-
-
-class BodyRef(NamedTuple):
-    """Where the content of an intent that waits is parked."""
-
-    block: str
-    index: int
-    size: int = 0
-    """Its bytes: what releasing it adds to a batch."""
-    urgent: bool = False
-    """It came on the urgent lane, and leaves as a message of its own."""
-
-
-class Effects(Protocol):
-    """What a decision may cause. Nothing here happens before the turn is committed."""
-
-    def outcome(self, outcome: Outcome, category: str) -> None:
-        """Tell the application; `category` only labels metrics."""
-
-    def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
-        """Hand a message to its channel. With `parked`, its content is still to be fetched."""
-
-    def park(self, content: bytes, expires: int) -> BodyRef:
-        """Keep the content (JSON) of an intent that waits until it is decided again."""
-
-    def count(self, name: str, *labels: str) -> None:
-        """Add one to a metric of `hub.metrics.TABLE`."""
-
 
 _SEEN_BYTES = limits.REMEMBERED_IDS * seen.RECORD_BYTES
 _encode = msgspec.json.Encoder().encode
@@ -107,11 +81,16 @@ class Conversation(Struct, gc=False):
             self._on_receipt(message, now)
         elif isinstance(message, Inbound):
             self._on_inbound(message, now)
+        elif isinstance(message, AccountOrder):
+            self._on_order(message, accepted, now)
         else:
             self._on_command(message, now)
 
     def wake(self, now: int) -> None:
-        """Decide again what is due."""
+        """Decide again what is due, and remind of a customer who waits."""
+        if self.state.waiting:
+            for event in reminders.due_events(self.key, self.state, self.policy, now):
+                self.effects.event(event)
         self._decide_again([held for held in self.state.held if held.wake <= now], now)
 
     # ---- intents ---------------------------------------------------------------------------
@@ -146,6 +125,8 @@ class Conversation(Struct, gc=False):
         if intent.collapse_key is not None and state.held:
             self._supersede(intent, now)
         question = self._question_of(intent, category, route, accepted)
+        if self.policy.words is not None:
+            self._look_for_words(intent, question, now)
         if intent.reach == "first":
             going = self._decide_new(intent, question, name, accepted, now)
         else:
@@ -183,6 +164,14 @@ class Conversation(Struct, gc=False):
         self._dispatch(question, name, verdict, content, None, now)
         return True
 
+    def _look_for_words(self, intent: Intent, question: Question, now: int) -> None:
+        """Only now: what waits is parked. With forbidden words it is suppressed, if not expired."""
+        rules, asked = self.policy.words, (question.app, question.category, question.route)
+        question.words = rules.blocks(*asked, intent.content) if rules is not None else ()
+        if question.words and question.expires > now:
+            for event in words.alerts_of_intent(question, self.policy, now):
+                self.effects.event(event)
+
     def _question_of(
         self, intent: Intent, category: Category, route: list[str], accepted: int
     ) -> Question:
@@ -209,28 +198,7 @@ class Conversation(Struct, gc=False):
 
     def _park(self, intent: Intent, question: Question, accepted: int) -> Held:
         parked = self.effects.park(_encode(intent.content), question.expires)
-        held = Held(  # by position: 24 names cost six times as much
-            question.intent,
-            question.app,
-            question.category,
-            question.priority,
-            question.route,
-            question.attempt,
-            question.combined,
-            accepted,
-            question.expires,
-            intent.expires_at is not None,
-            question.not_before,
-            intent.collapse_key,
-            intent.account,
-            question.trace,
-            parked.block,
-            parked.index,
-            0,
-            None,
-            parked.size,
-            parked.urgent,
-        )
+        held = held_of(intent, question, accepted, parked)
         self.state.held.append(held)
         return held
 
@@ -323,6 +291,10 @@ class Conversation(Struct, gc=False):
             self.state.wake = min([held.wake for held in waiting])
         else:
             self.state.wake = waiting[0].wake if waiting else 0
+        if self.state.waiting:
+            due = reminders.next_due(self.state, self.policy)
+            if due != NEVER:
+                self.state.wake = min(self.state.wake or due, due)
 
     # ---- dispatch ----------------------------------------------------------------------------
 
@@ -348,7 +320,7 @@ class Conversation(Struct, gc=False):
         again = reason is not None
         state.sends.insert(0, Send(now, label, account, name, question.attempt, DISPATCHED, again))
         delivery = f"{app}:{question.intent}:{question.attempt}"
-        self.effects.deliver(
+        self._hand_over(
             Delivery(
                 delivery,
                 question.intent,
@@ -370,6 +342,40 @@ class Conversation(Struct, gc=False):
         self._tell_decision(
             question, "dispatched", now, verdict.blocks, channel, delivery, reason=reason
         )
+
+    def _hand_over(self, delivery: Delivery, parked: BodyRef | None) -> None:
+        state, channel = self.state, delivery.channel
+        self.effects.deliver(delivery, parked)
+        if state.windows:
+            windows.sent(state, channel, delivery.account)
+        if state.waiting:
+            self._answered(channel)
+        keep_ms = self.policy.archived(channel)
+        if keep_ms is not None:
+            self.effects.live(live.handed(delivery), keep_ms, parked)
+
+    def _answered(self, channel: str) -> None:
+        """The customer has heard from us there: she waits no more."""
+        reminders.answered(self.state, channel)
+        self._set_wake()
+
+    def _on_order(self, command: AccountOrder, accepted: int, now: int) -> None:
+        """A command that an account carries out: dispatched as it is, whatever the policy says."""
+        state, app = self.state, command.app
+        name = intent_hash(app, command.id)
+        if self._remembers(command, name):
+            self._tell(app, command.id, "", "duplicate", now)
+            return
+        problem = groups.get_ready(command, state)
+        if problem is not None:
+            self._reject(command, now, problem)
+            return
+        delivery = groups.delivery_of(command, state, now, accepted + self.policy.hold_max_ms)
+        if state.sends:
+            _trim_sends(state.sends, now - self.policy.send_memory_ms)
+        state.sends.insert(0, Send(now, groups.label(app), delivery.account, name))
+        self._hand_over(delivery, None)
+        self._tell(app, command.id, "", "dispatched", now, delivery.channel, delivery.id)
 
     # ---- receipts, inbound, commands ---------------------------------------------------------
 
@@ -415,16 +421,61 @@ class Conversation(Struct, gc=False):
         )
 
     def _on_inbound(self, inbound: Inbound, now: int) -> None:
-        self.state.inbound = max(self.state.inbound, min(to_ms(inbound.at), now))
+        """A message of the customer; or, with `agent`, of a person on our side; or an event."""
+        state, policy = self.state, self.policy
+        before = self._consent() if state.held else None
+        keep_ms = policy.archived(inbound.channel)
+        if keep_ms is not None:
+            self.effects.live(live.heard(inbound), keep_ms)
+        if policy.words is not None:
+            for event in words.alerts_of_inbound(inbound, policy, now):
+                self.effects.event(event)
+        if inbound.agent is not None:
+            self._answered(inbound.channel)
+            return
+        if inbound.sender is not None:
+            state.to.setdefault(inbound.channel, inbound.sender.removeprefix("~"))
+        opened: list[Held] = []
+        if "event" not in inbound.content:
+            at = min(to_ms(inbound.at), now)
+            state.inbound = max(state.inbound, at)
+            opened = windows.wrote(policy, state, inbound.channel, inbound.account, at, now)
+            if policy.reminders:
+                reminders.written(state, policy, window_key(inbound.channel, inbound.account), at)
+                self._set_wake()
+        if policy.replies:
+            self._reply(inbound, now)
+        if before is not None and self._consent() != before:
+            opened = [held for held in state.held if not held.in_flight]
+        if opened:
+            self._decide_again(opened, now)
+
+    def _reply(self, inbound: Inbound, now: int) -> None:
+        """Answer by the first rule that matches; all that do may set do not disturb."""
+        rules = replies.answering(self.policy, inbound)
+        answering = [rule for rule in rules if rule.answer is not None][:1]
+        for rule in answering:
+            if replies.may_answer(self.state, rule, now):
+                self.effects.urgent = True
+                self._on_intent(replies.answer(rule, inbound, now), now, now)
+                self.effects.urgent = False
+        for rule in rules:  # after the answer, which may say so
+            if rule.dnd is not None:
+                self._set_dnd(rule.dnd, FOREVER)
+
+    def _set_dnd(self, scope: str, until: int) -> bool:
+        if scope not in self.state.dnd and len(self.state.dnd) >= limits.DND_SCOPES:
+            return False
+        self.state.dnd[scope] = until
+        return True
 
     def _on_command(self, command: AnyCommand, now: int) -> None:
         before = self._consent()
         match command:
             case DndSet(scope=scope, until=until):
-                if scope not in self.state.dnd and len(self.state.dnd) >= limits.DND_SCOPES:
+                if not self._set_dnd(scope, FOREVER if until is None else max(1, to_ms(until))):
                     self._reject(command, now, f"{limits.DND_SCOPES} DND scopes are set already")
                     return
-                self.state.dnd[scope] = FOREVER if until is None else max(1, to_ms(until))
             case DndClear(scope=scope):
                 self.state.dnd.pop(scope, None)
             case ProfileSet(timezone=zone, to=to, owner=owner):
@@ -442,6 +493,9 @@ class Conversation(Struct, gc=False):
                 self.state.takeover = FOREVER if until is None else max(1, to_ms(until))
             case Release():
                 self.state.agent, self.state.takeover = None, FOREVER
+                if self.state.waiting:
+                    self.state.waiting.clear()
+                    self._set_wake()
             case Forget():
                 self._forget(now)
                 return
@@ -458,10 +512,12 @@ class Conversation(Struct, gc=False):
         state = self.state
         state.to, state.zone, state.owner, state.inbound = {}, None, None, 0
         state.agent, state.takeover = None, FOREVER
+        state.windows, state.waiting = {}, {}
+        self._set_wake()
 
     # ---- memory and words ----------------------------------------------------------------------
 
-    def _remembers(self, intent: Intent, name: bytes) -> bool:
+    def _remembers(self, intent: Intent | AccountOrder, name: bytes) -> bool:
         state = self.state
         for send in state.sends:
             if send.intent == name:
@@ -499,18 +555,8 @@ class Conversation(Struct, gc=False):
     ) -> None:
         """The outcome of asking the policy: with the rules that blocked, and its version."""
         self.effects.outcome(
-            Outcome(
-                question.intent,
-                question.app,
-                self.key,
-                state,  # type: ignore[arg-type]
-                rfc3339(now),
-                question.route[0] if question.combined else channel,
-                delivery,
-                _told_rules(blocks) if blocks else None,
-                None if ready == NEVER else rfc3339(ready),
-                reason,
-                self.policy.version,
+            outcome_of(
+                question, self.policy.version, state, now, blocks, channel, delivery, ready, reason
             ),
             question.category,
         )
@@ -532,20 +578,6 @@ class Conversation(Struct, gc=False):
             Outcome(intent, app, self.key, state, at, channel, delivery, reason=reason),  # type: ignore[arg-type]
             category,
         )
-
-
-@lru_cache(maxsize=4_096)
-def _told_rules(blocks: tuple[Block, ...]) -> list[RuleBlock]:
-    """Many customers are blocked by the same rules until the same moment; the result is shared."""
-    return [
-        RuleBlock(
-            block.rule,
-            block.kind,  # type: ignore[arg-type]
-            block.action,  # type: ignore[arg-type]
-            None if block.ready == NEVER else rfc3339(block.ready),
-        )
-        for block in blocks
-    ]
 
 
 def _trim_sends(sends: list[Send], oldest: int) -> None:

@@ -6,11 +6,38 @@ Source: docs/policy.md, "Fallback".
 
 from __future__ import annotations
 
+from actors.effects import BodyRef
 from hub import limits
-from hub.contract.types import Receipt
+from hub.contract.types import Intent, Receipt
 from hub.policy.policy import Policy
 from hub.policy.rules import NEVER, Question
 from hub.policy.state import DELIVERED, ConversationState, Held, Send
+
+
+def held_of(intent: Intent, question: Question, accepted: int, parked: BodyRef) -> Held:
+    """What waits of an intent, as it is remembered."""
+    return Held(  # by position: 24 names cost six times as much
+        question.intent,
+        question.app,
+        question.category,
+        question.priority,
+        question.route,
+        question.attempt,
+        question.combined,
+        accepted,
+        question.expires,
+        intent.expires_at is not None,
+        question.not_before,
+        intent.collapse_key,
+        intent.account,
+        question.trace,
+        parked.block,
+        parked.index,
+        0,
+        None,
+        parked.size,
+        parked.urgent,
+    )
 
 
 def take_off(held: Held, question: Question, channel: str, now: int, fallback_ms: int) -> bool:

@@ -19,7 +19,7 @@ from hub import limits
 from hub.contract.decode import Message, Rejection, content_for, decode
 from hub.contract.subjects import account_partition, partition_of
 from hub.contract.times import rfc3339
-from hub.contract.types import Delivery, Outcome, Receipt
+from hub.contract.types import Delivery, Event, LiveMessage, Outcome, Receipt
 from hub.ledger.port import IntakeMessage
 from hub.metrics import Series
 from hub.policy.policy import Policy
@@ -36,6 +36,14 @@ class Released(NamedTuple):
     """A delivery of a held intent: its content is still to be fetched from where it is parked."""
 
     delivery: Delivery
+    parked: BodyRef
+
+
+class Shown(NamedTuple):
+    """What is shown of such a delivery in an account's feed."""
+
+    message: LiveMessage
+    keep_s: int
     parked: BodyRef
 
 
@@ -66,6 +74,8 @@ class Work:
         "counted",
         "deliveries",
         "entries",
+        "events",
+        "feeds",
         "inputs",
         "load",
         "outcomes",
@@ -77,6 +87,7 @@ class Work:
         "partitions",
         "released",
         "released_bytes",
+        "released_live",
         "state_bytes",
         "states",
         "told",
@@ -98,7 +109,12 @@ class Work:
         """By channel and partition of the account, in the order decided."""
         self.urgent_deliveries: list[tuple[tuple[str, int], Delivery]] = []
         """Each is to be a message of its own."""
+        self.events: dict[str, list[Event]] = {}
+        """By application, in the order told."""
+        self.feeds: dict[tuple[str, int], list[LiveMessage]] = {}
+        """By account and how many seconds it is kept, in the order said."""
         self.released: list[Released] = []
+        self.released_live: list[Shown] = []
         self.released_bytes = 0
         self.parked: list[list[bytes]] = []
         """Bodies by block; block i is named `<block>.<i>`."""
@@ -168,6 +184,26 @@ class Work:
             self.parked_until[-1] = expires
         return BodyRef(self.parked_name, len(bodies) - 1, size, self.urgent)
 
+    def event(self, event: Event) -> None:
+        self.counted.append(("tact_events_total", (event.kind, event.rule)))
+        if event.app in self.events:
+            self.events[event.app].append(event)
+        else:
+            self.events[event.app] = [event]
+            self.entries += 1
+
+    def live(self, message: LiveMessage, keep_ms: int, parked: BodyRef | None = None) -> None:
+        keep_s = max(1, keep_ms // 1000)
+        shown = self.feeds.setdefault((message.account, keep_s), [])
+        if len(shown) % limits.ARRAY_OBJECTS == 0:
+            self.entries += 1
+        shown.append(message)
+        if parked is None:
+            self.load.payload_bytes += len(bytes(message.content))
+        else:
+            self.load.payload_bytes += parked.size
+            self.released_live.append(Shown(message, keep_s, parked))
+
     def count(self, name: str, *labels: str) -> None:
         self.counted.append((name, labels))
 
@@ -227,7 +263,15 @@ class Work:
             else:
                 content = _decode_content(bodies[parked.index])
                 delivery.content = content_for(content, delivery.channel)
+        for message, keep_s, parked in self.released_live:
+            bodies = blocks.get(parked.block)
+            if bodies is None:  # what was not sent was not said
+                self.feeds[message.account, keep_s].remove(message)
+            else:
+                content = _decode_content(bodies[parked.index])
+                message.content = content_for(content, message.channel)
         self.released.clear()
+        self.released_live.clear()
 
     def _body_lost(self, delivery: Delivery) -> None:
         """The ledger no longer has the body: say so instead of sending something else."""
@@ -282,12 +326,17 @@ class Turn:
         work.urgent = lane == "urgent"
         items = decode(lane, message.source, message.payload, message.packed)
         policy, accepted = self.policy, message.stored_ms
+        arrays = self.load.objects // _OBJECTS_A_MESSAGE
         most_state, most_released = limits.RECORD_STATE_BYTES, limits.RELEASED_BYTES
         for item in items:
             if type(item) is Rejection:
                 self._reject(work, message, item, now)
                 continue
-            if work.state_bytes > most_state or work.released_bytes > most_released:
+            if (
+                work.state_bytes > most_state
+                or work.released_bytes > most_released
+                or work.entries + arrays > limits.ARRAY_ENTRIES
+            ):
                 self._reject(work, message, _refused(item, _TOO_MUCH), now)
                 continue
             conversation = work.open(item.customer, policy)

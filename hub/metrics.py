@@ -28,6 +28,7 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tact_held_by_rule_total": ("counter", "Times a rule held an intent", ("rule",)),
     "tact_suppressed_by_rule_total": ("counter", "Times a rule suppressed an intent", ("rule",)),
     "tact_rejected_total": ("counter", "Inputs rejected, by lane", ("lane",)),
+    "tact_events_total": ("counter", "Events told to applications", ("kind", "rule")),
     "tact_ignored_total": ("counter", "Inputs that rightly change nothing", ("what",)),
     "tact_held": ("gauge", "Conversations with intents held, or that may fall back", ()),
     "tact_conversations": ("gauge", "Conversations known", ()),

@@ -18,6 +18,7 @@ from hub.checkers.records import (
     channels_of,
     name_of,
 )
+from hub.contract.subjects import REPLY_PREFIX
 from hub.contract.types import Receipt
 
 
@@ -41,7 +42,9 @@ class ExactlyOnce:
     def _of_nobody(self, history: History) -> Iterator[Violation]:
         for told in history.outcomes:
             name = name_of(told.outcome)
-            if history.knows(name):
+            if history.knows(name) or name in history.orders:
+                continue
+            if name.intent.startswith(REPLY_PREFIX):
                 continue
             if told.outcome.state != "rejected" or name not in history.others:
                 yield about_outcomes(self.promise, "outcome-of-an-unknown-intent", [told])

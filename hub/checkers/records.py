@@ -15,7 +15,7 @@ from msgspec import Struct
 from hub import limits
 from hub.contract.decode import Message, Rejection, content_channels
 from hub.contract.times import parse_rfc3339, rfc3339, to_ms
-from hub.contract.types import Delivery, Intent, Outcome, Receipt
+from hub.contract.types import AccountOrder, Delivery, Intent, Outcome, Receipt
 from hub.policy.document import PolicyDocument, policy_version
 
 if TYPE_CHECKING:
@@ -269,6 +269,15 @@ class History:
             )
             for each in self.published
             if not isinstance(message := each.message, Intent | Rejection)
+        )
+
+    @cached_property
+    def orders(self) -> frozenset[Name]:
+        """Names of valid commands that an account carries out: they have outcomes of their own."""
+        return frozenset(
+            Name(message.app, message.id, message.customer)
+            for each in self.published
+            if isinstance(message := each.message, AccountOrder)
         )
 
     @cached_property

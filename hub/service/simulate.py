@@ -15,7 +15,7 @@ import msgspec
 from actors.conversation import BodyRef, Conversation
 from hub.contract.decode import Rejection, decode
 from hub.contract.times import parse_rfc3339, rfc3339
-from hub.contract.types import Delivery, Outcome
+from hub.contract.types import Delivery, Event, LiveMessage, Outcome
 from hub.errors import InputError
 from hub.policy.document import PolicyDocument
 from hub.policy.policy import Policy
@@ -33,8 +33,9 @@ class _Simulation:
         self.states: dict[str, ConversationState] = {}
         self.wakes: list[tuple[int, str]] = []
         self.outcomes: list[bytes] = []
+        self.urgent = False
 
-    # Effects: deliveries go nowhere, bodies need no keeping, outcomes are the result.
+    # Effects: outcomes are the result, bodies need no keeping, and the rest goes nowhere.
 
     def outcome(self, outcome: Outcome, category: str) -> None:
         self.outcomes.append(msgspec.json.encode(outcome))
@@ -44,6 +45,12 @@ class _Simulation:
 
     def park(self, content: bytes, expires: int) -> BodyRef:
         return BodyRef("", 0)
+
+    def event(self, event: Event) -> None:
+        pass
+
+    def live(self, message: LiveMessage, keep_ms: int, parked: BodyRef | None = None) -> None:
+        pass
 
     def count(self, name: str, *labels: str) -> None:
         pass

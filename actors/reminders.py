@@ -1,0 +1,100 @@
+"""Reminders: a customer has written and nobody has answered.
+
+`ConversationState.waiting` has, by "<channel> <account>", since when she waits and how many
+reminders were given; the conversation's wake-up covers the next. Pure words and times; the
+conversation tells the events. Source: docs/policy.md, "Reminders".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from hub import limits
+from hub.contract.times import rfc3339
+from hub.contract.types import Event
+from hub.policy.policy import Policy
+from hub.policy.rules import NEVER
+from hub.policy.state import ConversationState, window_key
+
+
+class _Step(NamedTuple):
+    """One reminder that a waiting customer leads to."""
+
+    after_ms: int
+    """Since the customer wrote."""
+    level: int
+    rule: str
+    app: str
+    manager: str | None
+
+
+def written(state: ConversationState, policy: Policy, place: str, at: int) -> None:
+    """The customer wrote; she waits since the first message that nobody has answered."""
+    if place in state.waiting or not _steps(policy, place):
+        return
+    if len(state.waiting) >= limits.CONVERSATION_ACCOUNTS:
+        del state.waiting[min(state.waiting, key=lambda each: state.waiting[each][0])]
+    state.waiting[place] = [at, 0]
+
+
+def answered(state: ConversationState, channel: str) -> None:
+    """She was answered on a channel, from whichever account."""
+    prefix = window_key(channel, "")
+    for place in [place for place in state.waiting if place.startswith(prefix)]:
+        del state.waiting[place]
+
+
+def next_due(state: ConversationState, policy: Policy) -> int:
+    """When the next reminder is due; NEVER when none is left."""
+    due = NEVER
+    for place, (since, given) in state.waiting.items():
+        steps = _steps(policy, place)
+        if given < len(steps):
+            due = min(due, since + steps[given].after_ms)
+    return due
+
+
+def due_events(key: str, state: ConversationState, policy: Policy, now: int) -> Iterator[Event]:
+    """The reminders that are due, counted as given."""
+    for place, waits in state.waiting.items():
+        channel, _, account = place.partition(" ")
+        since, given = waits
+        for step in _steps(policy, place)[given:]:
+            if since + step.after_ms > now:
+                break
+            waits[1] += 1
+            yield Event(
+                event_id("waiting", key, place, step.rule, str(since), str(step.level)),
+                "waiting",
+                step.app,
+                key,
+                step.rule,
+                rfc3339(now),
+                channel,
+                account,
+                since=rfc3339(since),
+                level=step.level,
+                to=step.manager,
+                policy=policy.version,
+            )
+
+
+def event_id(kind: str, *about: str) -> str:
+    """The same for the same occasion: `waiting-` and 32 hexadecimal digits."""
+    return f"{kind}-{hashlib.blake2b(chr(10).join(about).encode(), digest_size=16).hexdigest()}"
+
+
+def _steps(policy: Policy, place: str) -> list[_Step]:
+    """All reminders there in the order of time: a count says how many were given."""
+    steps = []
+    channel, _, account = place.partition(" ")
+    for rule in policy.reminders:
+        if not rule.applies(channel, account):
+            continue
+        steps.append(_Step(rule.after_ms, 1, rule.name, rule.app, None))
+        if rule.again_ms is not None:
+            again = rule.after_ms + rule.again_ms
+            steps.append(_Step(again, 2, rule.name, rule.app, rule.manager))
+    return sorted(steps, key=lambda step: step.after_ms)
