@@ -1,16 +1,99 @@
 """Calls of WeCom's API for one account: token, budget and meaning of the reply are seen to here.
 
-Source: WeCom's pages 91039 (tokens), 90313 (codes), 90454 (rates).
+WeCom answers with HTTP 200 and JSON that has an `errcode`; anything else comes from something in
+between, and says nothing of what became of the request. The token is part of the URL, so nothing
+here tells a URL to anybody.
+
+Sources: WeCom's pages 91039 (tokens), 90313 (codes), 90454 (rates), 90253 (media).
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
+import msgspec
+import structlog
+from msgspec import Struct
+
+from channels.http import HttpClient, HttpReply, NotSent, Unanswered
+from channels.wecom.budgets import Gate
 from channels.wecom.config import WecomConfig
+from channels.wecom.endpoints import ENDPOINTS, Endpoint
+from channels.wecom.errors import FREQUENT, REFRESH, WecomError, refused
+from channels.wecom.tokens import TokenSlot
 from hub.clock import Clock
+from hub.errors import TactError
+
+REPLY_BYTES: Final = 4 * 1024 * 1024
+"""Read of one reply; a longer one is `Unanswered`. A full page of kf/sync_msg has 1,000 messages of
+up to 2 KiB of text each."""
+UPLOAD_BYTES: Final = 20 * 1024 * 1024
+"""The largest file that WeCom takes."""
+TOKENS_MAX: Final = 20_000
+"""Applications in one process: as many as a hub has accounts. The one not used longest goes."""
+GATES_MAX: Final = 50_000
+"""APIs of corps that are counted: some ten for each of thousands of corps, 1 KiB each. The one not
+used longest goes, and its count with it."""
+TOLD_MAX: Final = 100
+"""Unknown codes that one client has told of; each is told once."""
+
+_HINT = re.compile(r"hint: \[([0-9A-Za-z_-]{1,64})\]")
+_SAFE = re.compile(r'[\x00-\x1f\x7f"\\]')
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_log = structlog.get_logger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Request(Struct, frozen=True):
+    """One call without its token."""
+
+    name: str
+    endpoint: Endpoint
+    query: dict[str, str]
+    content: bytes | None = None
+    kind: str = "application/json"
+
+    def __repr__(self) -> str:
+        return f"_Request({self.name!r})"
+
+
+class _Shared:
+    """Tokens and budgets of all clients on one event loop."""
+
+    def __init__(self) -> None:
+        self._slots: dict[tuple[str, str, str], TokenSlot] = {}
+        self._gates: dict[tuple[str, str, str], Gate] = {}
+
+    def slot(self, config: WecomConfig) -> TokenSlot:
+        key = (config.base_url, config.corp_id, config.secret)
+        return _latest(self._slots, key, TokenSlot, TOKENS_MAX)
+
+    def gate(self, config: WecomConfig, name: str) -> Gate:
+        key = (config.base_url, config.corp_id, name)
+        return _latest(self._gates, key, Gate, GATES_MAX)
+
+
+_SHARED: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared]] = WeakKeyDictionary()
+"""By loop: a token that is being asked for belongs to the loop that waits for it."""
+
+
+def _latest(kept: dict[K, V], key: K, make: Callable[[], V], bound: int) -> V:
+    """What is kept under a key, made if need be; it becomes the last to go."""
+    found = kept.pop(key, None)
+    if found is None:
+        found = make()
+        if len(kept) >= bound:
+            del kept[next(iter(kept))]
+    kept[key] = found
+    return found
 
 
 def _uncounted(what: str) -> None:
@@ -20,7 +103,8 @@ def _uncounted(what: str) -> None:
 class WecomClient:
     """One account's way to WeCom. Tokens and budgets are shared by all clients of the process.
 
-    `counted` is told `unknown_errcode`, `token_refreshed`, `token_failed`, `budget_spent`.
+    `counted` is told `unknown_errcode`, `token_asked`, `token_failed`, `token_refused` and
+    `budget_spent`.
     """
 
     def __init__(
@@ -35,6 +119,15 @@ class WecomClient:
         self._clock = clock
         self._chance = chance
         self._counted = counted
+        self._http = HttpClient(
+            connections=config.connections,
+            connect_s=config.connect_s,
+            answer_s=config.answer_s,
+            body_bytes=REPLY_BYTES,
+        )
+        self._asking: set[asyncio.Task[None]] = set()
+        self._told: set[int] = set()
+        self._closed = False
 
     async def call(
         self, name: str, body: Mapping[str, Any] | None = None, **query: str
@@ -46,13 +139,192 @@ class WecomClient:
         sent when the budget of this API is spent), NotSent when nothing left, Unanswered when it
         left and nobody knows.
         """
-        raise NotImplementedError
+        endpoint = ENDPOINTS[name]
+        try:
+            # Plain UTF-8 as WeCom wants it: \\uXXXX is refused by some calls (40033).
+            content = msgspec.json.encode(body or {}) if endpoint.method == "POST" else None
+        except UnicodeEncodeError:
+            raise refused(40033, api=name) from None
+        return await self._call(_Request(name, endpoint, query, content))
 
     async def upload(
         self, name: str, filename: str, content: bytes, **query: str
     ) -> dict[str, Any]:
         """Upload a file (`media/upload` with type="image", …). Raises as `call` does."""
-        raise NotImplementedError
+        if len(content) > UPLOAD_BYTES:
+            raise refused(45001, api=name)
+        boundary = f"tact-{self._chance.getrandbits(128):032x}"
+        told = _SAFE.sub("_", filename).encode("utf-8", "replace")
+        body = b"".join(
+            (
+                f"--{boundary}\r\n".encode(),
+                b'Content-Disposition: form-data; name="media"; filename="',
+                told,
+                f'"; filelength={len(content)}\r\n'.encode(),
+                b"Content-Type: application/octet-stream\r\n\r\n",
+                content,
+                f"\r\n--{boundary}--\r\n".encode(),
+            )
+        )
+        kind = f"multipart/form-data; boundary={boundary}"
+        return await self._call(_Request(name, ENDPOINTS[name], query, body, kind))
+
+    async def reach(self, url: str = "") -> None:
+        """Whether calls can be made: there is a token, or one is given now. Raises NotSent.
+
+        For `HttpSender`: a base URL that only takes connections does not help.
+        """
+        try:
+            await self._token()
+        except NotSent:
+            raise
+        except TactError as error:
+            raise NotSent(error.message, retry_after_ms=error.retry_after_ms) from None
 
     async def close(self) -> None:
-        """Close all connections; what is under way is cut."""
+        """Close all connections; what is under way is cut, and later calls are `NotSent`."""
+        self._closed = True
+        for task in self._asking:
+            task.cancel()
+        if self._asking:
+            await asyncio.wait(self._asking)
+        await self._http.close()
+
+    # ---- one call --------------------------------------------------------------------------------
+
+    async def _call(self, request: _Request) -> dict[str, Any]:
+        slot = _shared().slot(self._config)
+        again = True
+        while True:
+            token = await self._token()
+            try:
+                reply = await self._asked(request, token)
+            except WecomError as error:
+                if error.errcode not in REFRESH:
+                    slot.worked(token)
+                    raise
+                self._counted("token_refused")
+                slot.spoil(token, self._clock.steady_s(), self._chance, error.errcode)
+                if not again:
+                    raise
+                again = False  # nothing was done, so it may be asked for once more
+            else:
+                slot.worked(token)
+                return reply
+
+    async def _asked(self, request: _Request, token: str) -> dict[str, Any]:
+        """One request; of those that only read another, when nobody knows what became of it."""
+        if not request.endpoint.sends:
+            try:
+                return await self._once(request, token)
+            except Unanswered:
+                _log.info("wecom.again", api=request.name, corp=self._config.corp_id)
+        return await self._once(request, token)
+
+    async def _once(self, request: _Request, token: str = "") -> dict[str, Any]:
+        if self._closed:
+            raise NotSent("the account has stopped")
+        gate = self._enter(request.name)
+        left_s = self._clock.steady_s()
+        reply = await self._http.request(
+            request.endpoint.method,
+            self._config.base_url.rstrip("/") + request.endpoint.path,
+            query={"access_token": token, **request.query} if token else request.query,
+            body=request.content,
+            headers=None if request.content is None else {"content-type": request.kind},
+        )
+        said = decoded(reply)
+        errcode: int = said["errcode"]
+        if errcode == FREQUENT:
+            until_ms = gate.blocked(left_s, self._clock.steady_s(), self._clock.now_ms())
+            raise self._refusal(request.name, said, until_ms)
+        gate.passed(left_s)
+        if errcode:
+            raise self._refusal(request.name, said)
+        return said
+
+    def _enter(self, name: str) -> Gate:
+        config = self._config
+        gate = _shared().gate(config, name)
+        wait_s = gate.enter(self._clock.steady_s(), config.api_per_min, config.api_per_hour)
+        if wait_s <= 0:
+            return gate
+        self._counted("budget_spent")
+        wait_ms = max(int(wait_s * 1_000), 1)
+        raise WecomError(
+            f"the budget of {name} is spent",
+            errcode=FREQUENT,
+            retry_after_ms=wait_ms,
+            api=name,
+            until_ms=self._clock.now_ms() + wait_ms,
+        )
+
+    def _refusal(
+        self, name: str, said: Mapping[str, Any], until_ms: int | None = None
+    ) -> WecomError:
+        """The error of a reply. Of WeCom's words only its own id of the failure is kept."""
+        hint = _HINT.search(str(said.get("errmsg", ""))[:1_000])
+        error = refused(said["errcode"], api=name, hint=hint[1] if hint else "", until_ms=until_ms)
+        if not error.verdict.known:
+            self._counted("unknown_errcode")
+            if error.errcode not in self._told and len(self._told) < TOLD_MAX:
+                self._told.add(error.errcode)
+                _log.warning("wecom.unknown_errcode", corp=self._config.corp_id, **error.facts)
+        return error
+
+    # ---- the token -------------------------------------------------------------------------------
+
+    async def _token(self) -> str:
+        if self._closed:
+            raise NotSent("the account has stopped")
+        slot = _shared().slot(self._config)
+        return await slot.get(self._ask, self._start, self._clock.steady_s, self._chance)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="wecom-token")
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
+
+    async def _ask(self) -> tuple[str, float]:
+        query = {"corpid": self._config.corp_id, "corpsecret": self._config.secret}
+        self._counted("token_asked")
+        try:
+            said = await self._once(_Request("gettoken", ENDPOINTS["gettoken"], query))
+            return token_of(said)
+        except TactError as error:
+            self._counted("token_failed")
+            _log.warning(
+                "wecom.no_token", corp=self._config.corp_id, error=error.code, reason=error.message
+            )
+            raise
+
+
+def decoded(reply: HttpReply) -> dict[str, Any]:
+    """The JSON of a reply, with its `errcode`. Raises Unanswered when it is anything else."""
+    if reply.status != 200:
+        raise Unanswered(f"HTTP {reply.status}, which WeCom never says")
+    try:
+        said = msgspec.json.decode(reply.body)
+    except _UNREADABLE:
+        said = None
+    if not isinstance(said, dict) or type(said.get("errcode")) is not int:
+        raise Unanswered("the reply is not WeCom's JSON")
+    return said
+
+
+def token_of(said: Mapping[str, Any]) -> tuple[str, float]:
+    """Token and life in seconds, of what gettoken said. Raises Unanswered without them."""
+    token, life = said.get("access_token"), said.get("expires_in")
+    valid = isinstance(token, str) and 0 < len(token) <= 512 and token.isascii()
+    if not valid or type(life) is not int or life <= 0:
+        raise Unanswered("the reply to gettoken has no token")
+    return token, float(life)
+
+
+def _shared() -> _Shared:
+    loop = asyncio.get_running_loop()
+    found = _SHARED.get(loop)
+    if found is None:
+        found = _SHARED[loop] = _Shared()
+    return found

@@ -29,7 +29,14 @@ KEY_CHARS: Final = 43
 
 _CALLBACK_KEY = re.compile(r"[A-Za-z0-9+/]{43}\Z")
 _CALLBACK_TOKEN = re.compile(r"[A-Za-z0-9]{1,32}\Z")
-_CREDENTIALS: Final = ("base_url", "corp_id", "agent_id", "secret", "callback_token", "callback_key")
+_CREDENTIALS: Final = (
+    "base_url",
+    "corp_id",
+    "agent_id",
+    "secret",
+    "callback_token",
+    "callback_key",
+)
 
 Word = Annotated[str, Meta(max_length=128)]
 
@@ -66,12 +73,6 @@ class AppConfig(WecomConfig, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     duplicate_check: str = "30m"
     """WeCom drops a request whose JSON is the same as another's within this time (0s: it does
     not; at most 4h)."""
-    per_member_min: Annotated[int, Meta(ge=1)] = 30
-    per_member_hour: Annotated[int, Meta(ge=1)] = 1_000
-    """Messages to one member; WeCom drops what is beyond without a word."""
-    account_cap: Annotated[int, Meta(ge=0)] = 0
-    """Members that the corp may have by its contract (账号上限): 200 times as many person-times
-    a day leave through one application. 0: not known, and not counted by us."""
 
 
 class KfConfig(WecomConfig, forbid_unknown_fields=True, kw_only=True, frozen=True):

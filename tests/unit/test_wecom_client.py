@@ -1,0 +1,622 @@
+"""Calls of WeCom over real HTTP to a server that says what it is told to: tokens, codes, budgets,
+and every way in which no answer comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from channels.http import HttpReply, NotSent, Unanswered
+from channels.wecom.budgets import BINS, DAY_MS, Gate, Window
+from channels.wecom.client import WecomClient, decoded, token_of
+from channels.wecom.config import AppConfig, KfConfig, MemberConfig, WecomConfig, check, filled
+from channels.wecom.endpoints import ENDPOINTS
+from channels.wecom.errors import VERDICTS, WecomError, answer_of, refused, stop_of, verdict_of
+from channels.wecom.tokens import PAUSE_CONFIG_S, PAUSE_MAX_S
+from hub.errors import ConfigError
+
+NOW_MS = 1_795_000_000_000
+SECRET = "s3cr3t-of-the-app"
+
+
+class HandClock:
+    """Goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.at_s = 5_000.0
+
+    def now_ms(self) -> int:
+        return NOW_MS + int((self.at_s - 5_000) * 1_000)
+
+    def steady_s(self) -> float:
+        return self.at_s
+
+
+class Server:
+    """Says `ok` to everything, unless something else is to be said."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, str], bytes]] = []
+        self.says: dict[str, deque[Any]] = {}
+        """By name, one after another: JSON, a web.Response, or something that gives one."""
+        self.always: dict[str, Any] = {}
+        self.life_s = 7_200
+        self.tokens = 0
+        self.url = ""
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=32 * 1024 * 1024)
+        app.router.add_route("*", "/cgi-bin/{name:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    def count(self, name: str) -> int:
+        return sum(1 for asked, _, _ in self.asked if asked == name)
+
+    def tokens_used(self, name: str) -> list[str]:
+        return [query["access_token"] for asked, query, _ in self.asked if asked == name]
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        form = request.content_type.startswith("multipart/")
+        body = b"" if form else await request.read()
+        self.asked.append((name, dict(request.query), body))
+        said = self.says.get(name)
+        reply = said.popleft() if said else self.always.get(name, {"errcode": 0, "errmsg": "ok"})
+        if callable(reply):
+            reply = await reply(request)
+        if isinstance(reply, web.StreamResponse):
+            return reply
+        if name == "gettoken" and reply["errcode"] == 0:
+            self.tokens += 1
+            reply = {"access_token": f"token-{self.tokens}", "expires_in": self.life_s, **reply}
+        return web.json_response(reply)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+class World:
+    """Clients of one server that share a clock, and what they counted."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.clock = HandClock()
+        self.counts: list[str] = []
+        self._clients: list[WecomClient] = []
+
+    def client(self, **config: Any) -> WecomClient:
+        settings = {
+            "base_url": self.server.url,
+            "corp_id": "wwcorp",
+            "agent_id": 1,
+            "secret": SECRET,
+        }
+        made = WecomClient(
+            AppConfig(**(settings | config)),
+            self.clock,
+            random.Random(1),
+            counted=self.counts.append,
+        )
+        self._clients.append(made)
+        return made
+
+    async def end(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+
+@pytest.fixture
+async def world(server: Server) -> AsyncIterator[World]:
+    world = World(server)
+    yield world
+    await world.end()
+
+
+async def refusal(client: WecomClient, name: str = "message/send") -> WecomError:
+    with pytest.raises(WecomError) as error:
+        await client.call(name, {})
+    return error.value
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - it looks at what a server has heard
+            await asyncio.sleep(0)
+
+
+# ---- tokens ------------------------------------------------------------------------------------
+
+
+async def test_one_token_is_asked_for_whoever_needs_it(world: World, server: Server) -> None:
+    first, second, stranger = world.client(), world.client(), world.client(secret="another")
+    await asyncio.gather(*(each.call("message/send", {}) for each in [first, second] * 20))
+    assert server.count("gettoken") == 1
+    assert server.asked[0][1] == {"corpid": "wwcorp", "corpsecret": SECRET}
+    await stranger.call("message/send", {})
+    assert server.count("gettoken") == 2
+
+
+async def test_whoever_gives_up_leaves_the_token_to_the_others(
+    world: World, server: Server
+) -> None:
+    gate = asyncio.Event()
+
+    async def slow(request: web.Request) -> dict[str, Any]:
+        await gate.wait()
+        return {"errcode": 0}
+
+    server.says["gettoken"] = deque([slow])
+    first, second = world.client(), world.client()
+    impatient = asyncio.create_task(first.call("message/send", {}))
+    await until(lambda: server.count("gettoken"))
+    patient = asyncio.create_task(second.call("message/send", {}))
+    impatient.cancel()
+    await asyncio.wait([impatient])
+    await first.close()  # and takes with it the request for the token, which was its own
+    assert (await patient)["errcode"] == 0
+    gate.set()
+    assert server.count("gettoken") == 2
+
+
+async def test_a_token_is_renewed_while_the_old_one_still_serves(
+    world: World, server: Server
+) -> None:
+    client = world.client()
+    await client.call("message/send", {})
+    world.clock.at_s += 0.89 * 7_200
+    await client.call("message/send", {})
+    assert server.count("gettoken") == 1
+    world.clock.at_s += 0.02 * 7_200
+    await client.call("message/send", {})
+    await until(lambda: server.tokens == 2)
+    await until(lambda: not client._asking)
+    await client.call("message/send", {})
+    assert server.tokens_used("message/send") == ["token-1", "token-1", "token-1", "token-2"]
+
+
+@pytest.mark.parametrize("errcode", [40014, 42001, 41001])
+async def test_a_token_that_died_early_is_replaced_once(
+    world: World, server: Server, errcode: int
+) -> None:
+    client = world.client()
+    await client.call("message/send", {})
+    server.says["message/send"] = deque([{"errcode": errcode}])
+    assert (await client.call("message/send", {"a": 1}))["errcode"] == 0
+    assert server.tokens_used("message/send") == ["token-1", "token-1", "token-2"]
+    assert [json.loads(body) for name, _, body in server.asked[-1:]] == [{"a": 1}]
+
+
+async def test_many_calls_with_one_dead_token_ask_for_one_new(world: World, server: Server) -> None:
+    client = world.client()
+    await client.call("message/send", {})
+    server.says["message/send"] = deque([{"errcode": 42001}] * 10)
+    await asyncio.gather(*(client.call("message/send", {}) for _ in range(10)))
+    assert server.count("gettoken") == 2
+
+
+async def test_tokens_that_never_work_are_not_asked_for_without_end(
+    world: World, server: Server
+) -> None:
+    client = world.client()
+    server.always["message/send"] = {"errcode": 40014}
+    error = await refusal(client)
+    assert error.verdict.kind == "refresh" and answer_of(error, world.clock).kind == "retry"
+    for _ in range(20):
+        assert (await refusal(client)).verdict.kind == "refresh"
+    assert server.count("gettoken") == server.count("message/send") == 2
+    assert world.counts.count("token_refused") == 2
+    world.clock.at_s += PAUSE_MAX_S
+    server.always.clear()
+    await client.call("message/send", {})
+
+
+async def test_an_hour_without_tokens_is_waited_out(world: World, server: Server) -> None:
+    client = world.client()
+    server.always["gettoken"] = lambda request: _html()
+    for _ in range(3_600):
+        with pytest.raises(NotSent) as error:
+            await client.call("message/send", {})
+        assert answer_of(error.value, world.clock).kind == "retry"
+        assert error.value.retry_after_ms is not None
+        world.clock.at_s += 1
+    assert server.count("message/send") == 0
+    assert 60 <= server.count("gettoken") <= 140
+    server.always.clear()
+    world.clock.at_s += PAUSE_MAX_S
+    await client.call("message/send", {})
+    assert server.count("message/send") == 1
+
+
+async def _html() -> web.Response:
+    return web.Response(status=200, text="<html>maintenance</html>", content_type="text/html")
+
+
+async def test_while_the_old_token_lives_nobody_notices_that_there_is_no_new_one(
+    world: World, server: Server
+) -> None:
+    client = world.client()
+    await client.call("message/send", {})
+    server.always["gettoken"] = {"errcode": -1}
+    world.clock.at_s += 0.95 * 7_200
+    for _ in range(5):
+        await client.call("message/send", {})
+    await until(lambda: not client._asking)
+    world.clock.at_s += 0.06 * 7_200
+    assert (await refusal(client)).verdict.kind == "retry"
+
+
+async def test_a_wrong_secret_stops_the_account_and_is_hardly_tried_again(
+    world: World, server: Server
+) -> None:
+    client = world.client()
+    server.always["gettoken"] = {"errcode": 40001, "errmsg": "invalid credential"}
+    error = await refusal(client)
+    assert answer_of(error, world.clock).failure == "config"
+    assert "40001" in stop_of(error)
+    for _ in range(10):
+        world.clock.at_s += PAUSE_CONFIG_S / 20
+        await refusal(client)
+    assert server.count("gettoken") == 1
+    with pytest.raises(NotSent):
+        await client.reach()
+    server.always.clear()
+    world.clock.at_s += PAUSE_CONFIG_S
+    await client.reach()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"errcode": 0, "access_token": None},
+        {"errcode": 0, "access_token": ""},
+        {"errcode": 0, "access_token": "x" * 513},
+        {"errcode": 0, "access_token": "令牌"},
+        {"errcode": 0, "expires_in": 0},
+        {"errcode": 0, "expires_in": "7200"},
+        {"errcode": 0, "expires_in": True},
+    ],
+)
+async def test_a_token_that_is_none_is_not_used(
+    world: World, server: Server, said: dict[str, Any]
+) -> None:
+    server.says["gettoken"] = deque([said])
+    with pytest.raises(NotSent):
+        await world.client().call("message/send", {})
+    assert server.count("message/send") == 0
+
+
+# ---- calls -------------------------------------------------------------------------------------
+
+
+async def test_get_and_post_as_the_table_says(world: World, server: Server) -> None:
+    client = world.client()
+    await client.call("externalcontact/get", external_userid="wm1")
+    await client.call("kf/sync_msg", {"cursor": "中文"})
+    (_, query, nothing), (_, _, body) = server.asked[1:]
+    assert (query, nothing) == ({"access_token": "token-1", "external_userid": "wm1"}, b"")
+    assert body == '{"cursor":"中文"}'.encode()
+    assert all(name == each.path.removeprefix("/cgi-bin/") for name, each in ENDPOINTS.items())
+
+
+async def test_partial_success_is_success(world: World, server: Server) -> None:
+    said = {"errcode": 0, "invaliduser": "a|b", "msgid": "m1"}
+    server.says["message/send"] = deque([said])
+    assert await world.client().call("message/send", {}) == said
+
+
+async def _cut(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-length": "100"})
+    await response.prepare(request)
+    await response.write(b'{"errcode":0')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def _bad_gateway(request: web.Request) -> web.Response:
+    return web.Response(status=502, text="bad gateway")
+
+
+async def _says(text: str) -> web.Response:
+    return web.Response(text=text)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        _cut,
+        _bad_gateway,
+        lambda request: _html(),
+        lambda request: _says(""),
+        lambda request: _says("[]"),
+        lambda request: _says('{"errmsg":"ok"}'),
+        lambda request: _says('{"errcode":"0"}'),
+        lambda request: _says('{"errcode":false}'),
+        lambda request: _says('{"errcode":0'),
+        lambda request: _says("[" * 100_000),
+    ],
+)
+async def test_without_an_answer_of_wecom_only_what_reads_is_asked_again(
+    world: World, server: Server, reply: Any
+) -> None:
+    client = world.client()
+    server.always["message/send"] = reply
+    with pytest.raises(Unanswered) as error:
+        await client.call("message/send", {})
+    assert answer_of(error.value, world.clock).kind == "unknown"
+    assert server.count("message/send") == 1
+    server.says["kf/sync_msg"] = deque([reply])
+    assert (await client.call("kf/sync_msg", {}))["errcode"] == 0
+    assert server.count("kf/sync_msg") == 2
+
+
+async def test_nothing_leaves_where_nobody_listens(world: World) -> None:
+    client = world.client(base_url="http://127.0.0.1:9")
+    with pytest.raises(NotSent):
+        await client.call("message/send", {})
+
+
+async def test_busy_is_a_retry_and_an_unknown_code_is_not(world: World, server: Server) -> None:
+    client = world.client()
+    server.says["message/send"] = deque(
+        [{"errcode": -1}]
+        + [{"errcode": 990_099, "errmsg": "to 13912345678, hint: [1637_2-a], x"}] * 3
+    )
+    assert answer_of(await refusal(client), world.clock).kind == "retry"
+    with capture_logs() as logs:
+        errors = [await refusal(client) for _ in range(3)]
+    answer = answer_of(errors[0], world.clock)
+    assert (answer.kind, answer.failure, answer.code) == ("failed", "provider", "990099")
+    assert errors[0].facts["hint"] == "1637_2-a"
+    assert world.counts.count("unknown_errcode") == 3
+    assert [each["event"] for each in logs] == ["wecom.unknown_errcode"]
+    assert "13912345678" not in f"{errors} {logs} {errors[0].facts}"
+
+
+async def test_a_text_that_cannot_be_sent_is_not_sent(world: World, server: Server) -> None:
+    with pytest.raises(WecomError) as error:
+        await world.client().call("message/send", {"text": "\ud800"})
+    assert answer_of(error.value, world.clock).failure == "rejected_content"
+    assert server.asked == []
+
+
+async def test_a_file_arrives_as_it_is(world: World, server: Server) -> None:
+    parts: dict[str, Any] = {}
+
+    async def take(request: web.Request) -> dict[str, Any]:
+        part = await (await request.multipart()).next()
+        assert part is not None
+        parts.update(name=part.name, filename=part.filename, content=bytes(await part.read()))
+        return {"errcode": 0, "media_id": "M1", "type": "image"}
+
+    server.always["media/upload"] = take
+    content = bytes(range(256)) * 300
+    reply = await world.client().upload("media/upload", '图 "1"\r\n.png', content, type="image")
+    assert reply["media_id"] == "M1"
+    assert parts == {"name": "media", "filename": "图 _1___.png", "content": content}
+    with pytest.raises(WecomError) as error:
+        await world.client().upload("media/upload", "a", bytes(20 * 1024 * 1024 + 1))
+    assert error.value.errcode == 45001
+
+
+async def test_after_the_end_nothing_leaves(world: World, server: Server) -> None:
+    client = world.client()
+    await client.call("message/send", {})
+    await client.close()
+    with pytest.raises(NotSent):
+        await client.call("message/send", {})
+    assert server.count("message/send") == 1
+
+
+async def test_secrets_are_nowhere(world: World, server: Server) -> None:
+    client = world.client(callback_token="CallT0ken", callback_key="k" * 43)
+    server.says["gettoken"] = deque([{"errcode": 40001, "errmsg": SECRET}])
+    seen = []
+    with capture_logs() as logs:
+        seen.append(await refusal(client))
+        world.clock.at_s += PAUSE_CONFIG_S
+        server.says["message/send"] = deque([{"errcode": 40013}, _bad_gateway])
+        seen.append(await refusal(client))
+        with pytest.raises(Unanswered) as error:
+            await client.call("message/send", {})
+    told = f"{logs} {seen!r} {[vars(each) for each in seen]} {error.value!r} {client._config!r}"
+    for secret in (SECRET, "token-1", "CallT0ken", "kkkk"):
+        assert secret not in told
+
+
+# ---- budgets -----------------------------------------------------------------------------------
+
+
+async def test_over_the_budget_nothing_is_sent(world: World, server: Server) -> None:
+    first, second = world.client(api_per_min=5), world.client(api_per_min=5)
+    await asyncio.gather(
+        *(each.call("message/send", {}) for each in (first, second, first, second))
+    )
+    await first.call("message/send", {})
+    error = await refusal(second)
+    answer = answer_of(error, world.clock)
+    assert answer.kind == "throttled" and 0 < (answer.retry_after_ms or 0) <= 61_000
+    assert server.count("message/send") == 5
+    await second.call("kf/sync_msg", {})  # another API has its own
+    world.clock.at_s += (answer.retry_after_ms or 0) / 1_000 + 0.001
+    await second.call("message/send", {})
+
+
+async def test_a_block_is_taken_for_longer_when_the_first_call_after_it_is_refused_too(
+    world: World, server: Server
+) -> None:
+    client = world.client()
+    server.always["message/send"] = {"errcode": 45009, "errmsg": "api freq out of limit"}
+    day_ms = DAY_MS - (world.clock.now_ms() + 8 * 3_600_000) % DAY_MS
+    for expected in (60_000, 3_600_000, day_ms - 3_660_000, DAY_MS):
+        # Those under way together are one refusal, and while it lasts nothing leaves.
+        errors = await asyncio.gather(*(refusal(client) for _ in range(4)))
+        before = server.count("message/send")
+        errors.append(await refusal(client))
+        assert server.count("message/send") == before
+        for error in errors:
+            answer = answer_of(error, world.clock)
+            assert (answer.kind, answer.retry_after_ms) == ("throttled", expected)
+        world.clock.at_s += expected / 1_000
+    server.always.clear()
+    await client.call("message/send", {})
+    server.always["message/send"] = {"errcode": 45009}
+    assert answer_of(await refusal(client), world.clock).retry_after_ms == 60_000
+
+
+@given(
+    st.lists(st.floats(min_value=0, max_value=40, allow_nan=False), min_size=1, max_size=120),
+    st.integers(min_value=1, max_value=20),
+)
+def test_no_window_is_ever_over_its_limit_and_the_wait_is_right(
+    gaps: list[float], limit: int
+) -> None:
+    window, at_s, calls = Window(60.0), 1_000.0, list[float]()
+    for gap in gaps:
+        at_s += gap
+        wait_s = window.room_in(at_s, limit)
+        if wait_s > 0:
+            # Not longer than a window and a part, and then there is room.
+            assert wait_s <= 60.0 + 60.0 / BINS + 0.001
+            assert sum(1 for call in calls if call > at_s - 61.0) >= limit
+            at_s += wait_s + 1e-6
+            assert window.room_in(at_s, limit) == 0.0
+        window.add(at_s)
+        calls.append(at_s)
+        assert sum(1 for call in calls if call > at_s - 60.0) <= limit
+
+
+def test_a_gate_counts_nothing_while_it_is_shut() -> None:
+    gate = Gate()
+    assert [gate.enter(100.0, 2, 100) for _ in range(2)] == [0.0, 0.0]
+    assert all(gate.enter(100.0, 2, 100) > 0 for _ in range(1_000))
+    assert gate.enter(162.0, 2, 100) == 0.0
+    assert [gate.enter(162.0 + 61 * n, 2, 4) > 0 for n in range(1, 4)] == [False, True, True]
+
+
+# ---- what codes mean ---------------------------------------------------------------------------
+
+CLASSES = {
+    "retry": [-1, 45033, 41063],
+    "refresh": [40014, 42001, 41001],
+    "throttled": [45009],
+    "stop": [42009, 40001, 40013, 40056, 48001, 48002, 48004, 50003, 60020, 301002, 301052, 45031],
+    "config": [701008, 701016],
+    "dead_address": [60111, 81013, 84061, 84084, 40096, 41048, 86001, 86003, 95000, 95004],
+    "dead_address of a group": [40050, 86008],
+    "window_closed": [95001, 95002, 95013, 95018],
+    "expired": [41050, 41051, 41053, 41096],
+    "rejected_content": [45002, 45001, 40007, 40058, 85002, 41064, 41065],
+    "throttled for good": [41094],
+    "provider": [701112, 95016],
+    "done": [41093, 86215],
+}
+
+
+@pytest.mark.parametrize(
+    ("meaning", "errcode"), [(name, code) for name, codes in CLASSES.items() for code in codes]
+)
+def test_every_documented_code_means_something(meaning: str, errcode: int) -> None:
+    verdict, error = verdict_of(errcode), refused(errcode, api="message/send")
+    answer = answer_of(error, HandClock())
+    assert verdict.known
+    assert bool(stop_of(error)) == (meaning == "stop")
+    assert answer.code == str(errcode)
+    kinds = {"retry": "retry", "refresh": "retry", "throttled": "throttled", "done": "accepted"}
+    assert answer.kind == kinds.get(meaning, "failed")
+    failures = {"stop": "config"}
+    failure = failures.get(meaning, meaning.partition(" ")[0])
+    assert answer.failure == (None if meaning in kinds else failure)
+
+
+@given(st.one_of(st.integers(), st.sampled_from(sorted(VERDICTS))))
+def test_any_code_has_an_answer_and_survives_a_process_border(errcode: int) -> None:
+    error = refused(errcode, api="x", until_ms=NOW_MS + 5)
+    again = pickle.loads(pickle.dumps(error))
+    assert answer_of(again, HandClock()) == answer_of(error, HandClock())
+    assert again.verdict == error.verdict
+    assert (answer_of(error, HandClock()).kind == "failed") == (
+        error.verdict.kind in ("failed", "window")
+    )
+
+
+_KEYS = st.sampled_from(["errcode", "errmsg", "access_token", "expires_in"])
+_LEAVES = st.none() | st.booleans() | st.integers() | st.floats(-1e9, 1e9) | st.text()
+_JSON = st.recursive(
+    _LEAVES,
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(_KEYS, each, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.binary(max_size=100) | _JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_reply_is_read_or_unanswered(body: bytes) -> None:
+    try:
+        said = decoded(HttpReply(200, {}, body))
+        token_of(said)
+    except Unanswered:
+        return
+    assert isinstance(said["errcode"], int)
+
+
+# ---- configuration -----------------------------------------------------------------------------
+
+
+def test_an_account_without_credentials_has_those_of_its_application() -> None:
+    app = AppConfig(corp_id="ww", agent_id=7, secret="s", callback_token="t", callback_key="k" * 43)
+    kf = KfConfig(app="main", open_kfid="wk1", secret="own", connections=3)
+    check(kf)
+    full = filled(kf, app)
+    assert isinstance(full, KfConfig)
+    assert (full.corp_id, full.agent_id, full.secret, full.callback_token) == ("ww", 7, "own", "t")
+    assert (full.open_kfid, full.connections) == ("wk1", 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "config"),
+    [
+        ("corp_id", AppConfig(secret="s", agent_id=1)),
+        ("secret", AppConfig(corp_id="ww", agent_id=1)),
+        ("agent_id", AppConfig(corp_id="ww", secret="s")),
+        ("base_url", AppConfig(corp_id="ww", secret="s", agent_id=1, base_url="ftp://x")),
+        ("callback_key", AppConfig(app="x", callback_token="t")),
+        ("callback_key", AppConfig(app="x", callback_token="t", callback_key="short")),
+        ("callback_token", AppConfig(app="x", callback_token="a b", callback_key="k" * 43)),
+        ("collect", MemberConfig(app="x", userid="li", collect="soon")),
+        ("poll", KfConfig(app="x", open_kfid="wk", poll="1 minute")),
+    ],
+)
+def test_a_table_that_cannot_work_names_its_key(key: str, config: WecomConfig) -> None:
+    with pytest.raises(ConfigError) as wrong:
+        check(config)
+    assert key in wrong.value.message
+
+
+def test_tables_are_strict() -> None:
+    with pytest.raises(msgspec.ValidationError, match="unknown field `opne_kfid`"):
+        msgspec.convert({"open_kfid": "wk", "opne_kfid": "wk"}, KfConfig)
