@@ -39,6 +39,7 @@ _SETTINGS: Final = frozenset(
     | {"max_bytes", "max_msgs", "max_age", "max_msgs_per_subject", "duplicate_window"}
     | {"allow_atomic", "allow_direct", "allow_msg_ttl"}
 )
+_LEDGER_KINDS: Final = ("out.>", "outcome.>", "event.*", "live.*", "parked.>", "log.*")
 _UNSET: Final = {
     "max_msgs": -1,
     "max_msgs_per_subject": -1,
@@ -82,7 +83,9 @@ def stream_configs(partitions: int, replicas: int, sizes: StreamSizes) -> list[d
     }
     ledger = {
         "name": LEDGER,
-        "subjects": ["hub.out.>", "hub.outcome.>", "hub.parked.>", "hub.log.*"],
+        # One that is added here is added to an existing stream at the next start: what is stored
+        # stays as it is, so the layout stays too.
+        "subjects": [f"hub.{kind}" for kind in _LEDGER_KINDS],
         "max_bytes": sizes.ledger,
         "allow_atomic": True,
         "allow_msg_ttl": True,

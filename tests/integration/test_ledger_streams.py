@@ -86,6 +86,23 @@ async def test_a_setting_changed_by_hand_is_mended(connection):
     assert (config["max_age"], config["max_msgs"]) == (0, -1)
 
 
+async def test_a_subject_that_is_new_is_added_to_streams_that_are_there(connection):
+    """A data directory of a Tact without events and live conversations is taken over as it is."""
+    await provision(connection, partitions=4, sizes=SMALL)
+    config = (await connection.api(f"STREAM.INFO.{LEDGER}"))["config"]
+    older = [one for one in config["subjects"] if one not in ("hub.event.*", "hub.live.*")]
+    assert len(older) == 4
+    await connection.api(f"STREAM.UPDATE.{LEDGER}", config | {"subjects": older})
+    await publish(connection, "hub.outcome.shop", b"{}")
+    with pytest.raises(LedgerUnavailable):
+        await publish(connection, "hub.live.sales", b"{}")
+    await provision(connection, partitions=4, sizes=SMALL)
+    for subject in ("hub.live.sales", "hub.event.shop"):
+        await publish(connection, subject, b"{}")
+    state = (await connection.api(f"STREAM.INFO.{LEDGER}"))["state"]
+    assert (state["first_seq"], state["messages"]) == (1, 3)
+
+
 async def test_another_number_of_partitions_is_refused(connection):
     assert await stored_partitions(connection) is None
     await provision(connection, partitions=4, sizes=SMALL)

@@ -28,12 +28,14 @@ from tests.support.ledger import eventually
 pytestmark = pytest.mark.nats
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "nats.conf"
-USERS = ("hub", "sys", "shop", "crm", "sms-gw", "ops")
+USERS = ("hub", "sys", "shop", "crm", "desk", "sms-gw", "ops")
 SIZES = StreamSizes(8 * limits.MIB, 8 * limits.MIB, 8 * limits.MIB)
 FORBIDDEN_WRITES = (
     "hub.out.sms.0",
     "hub.outcome.shop",
     "hub.outcome.crm",
+    "hub.event.shop",
+    "hub.live.sales",
     "hub.parked.0.b",
     "hub.log.0",
     "hub.in.0.normal.shop",
@@ -213,6 +215,18 @@ async def test_an_app_reads_its_own_outcomes(world: World) -> None:
             "CREATE.LEDGER.crm.hub.outcome.shop",
             {"name": "crm", "filter_subject": "hub.outcome.shop"},
         ),
+        (
+            "CREATE.LEDGER.shop-events.hub.event.crm",
+            {"name": "shop-events", "filter_subject": "hub.event.crm"},
+        ),
+        (
+            "CREATE.LEDGER.shop-events.hub.live.sales",
+            {"name": "shop-events", "filter_subject": "hub.live.sales"},
+        ),
+        (
+            "CREATE.LEDGER.desk-live-sales.hub.live.sales",
+            {"name": "desk-live-sales", "filter_subject": "hub.live.sales"},
+        ),
         ("CREATE.LEDGER.shop", {"name": "shop"}),
         ("CREATE.LEDGER", {}),
         ("DURABLE.CREATE.LEDGER.shop", {"durable_name": "shop"}),
@@ -273,6 +287,8 @@ async def test_an_app_cannot_touch_the_consumer_of_another(world: World) -> None
         ("DIRECT.GET.LEDGER.hub.outcome.crm", None),
         ("DIRECT.GET.LEDGER", {"last_by_subj": "hub.outcome.crm"}),
         ("DIRECT.GET.LEDGER", {"multi_last": ["hub.outcome.crm"]}),
+        ("DIRECT.GET.LEDGER.hub.live.sales", None),
+        ("DIRECT.GET.LEDGER", {"seq": 1, "next_by_subj": "hub.live.*", "batch": 10}),
         ("STREAM.MSG.GET.LEDGER", {"seq": 1}),
         ("STREAM.INFO.LEDGER", {"subjects_filter": ">"}),
         ("STREAM.SNAPSHOT.LEDGER", {"deliver_subject": "_INBOX.x"}),
@@ -367,6 +383,55 @@ async def test_the_client_library_needs_no_more(world: World) -> None:
             assert [(await anext(outcomes)).state for _ in range(2)] == ["sent", "sent"]
 
 
+async def test_an_app_reads_its_own_events(world: World) -> None:
+    shop, hub = (await world.connect("shop")).jetstream(), await world.hub()
+    await hub.publish("hub.event.crm", b"not yours")
+    await hub.publish("hub.event.shop", b"1")
+    reader = await shop.pull_subscribe("hub.event.shop", durable="shop-events")
+    (message,) = await reader.fetch(2, timeout=0.5)
+    await message.ack_sync()
+    assert (message.subject, message.data) == ("hub.event.shop", b"1")
+
+
+async def test_a_desk_hears_the_account_it_was_given_and_answers(world: World) -> None:
+    desk, hub = (await world.connect("desk")).jetstream(), await world.hub()
+    await hub.publish("hub.live.sales", b"in")
+    await hub.publish("hub.live.boss", b"not yours")
+    await hub.publish("hub.live.sales", b"out")
+    reader = await desk.pull_subscribe("hub.live.sales", durable="desk-live-sales")
+    messages = await reader.fetch(3, timeout=0.5)
+    assert [message.data for message in messages] == [b"in", b"out"]
+    for message in messages:
+        await message.ack_sync()
+    for lane in ("urgent", "normal", "command"):
+        assert (await desk.publish(f"hub.to.{lane}.desk.c1", b"{}")).stream == "INTAKE"
+
+
+@pytest.mark.parametrize("subject", ["hub.live.boss", "hub.live.*", "hub.live.>", "hub.event.shop"])
+@pytest.mark.parametrize("durable", ["desk-live-sales", "desk-live-boss", "desk"])
+async def test_a_desk_hears_nothing_else(world: World, subject: str, durable: str) -> None:
+    desk, hub = (await world.connect("desk")).jetstream(), await world.hub()
+    with pytest.raises(ServiceUnavailableError):
+        await desk.pull_subscribe(subject, durable=durable, stream="LEDGER")
+    body = {"stream_name": "LEDGER", "config": {"name": "desk-live-sales"}}
+    body["config"] |= {"durable_name": "desk-live-sales", "filter_subject": subject}  # type: ignore[operator]
+    with pytest.raises(APIError):  # the way around: the right subject, another body
+        await desk._api_request(
+            "$JS.API.CONSUMER.CREATE.LEDGER.desk-live-sales.hub.live.sales",
+            json.dumps(body).encode(),
+        )
+    assert await hub.consumers_info("LEDGER") == []
+
+
+@pytest.mark.parametrize("user", ["desk", "sms-gw"])
+async def test_only_hosts_write_events_and_conversations(world: World, user: str) -> None:
+    client, hub = (await world.connect(user)).jetstream(), await world.hub()
+    for subject in FORBIDDEN_WRITES:
+        with pytest.raises(NoStreamResponseError):
+            await client.publish(subject, b"{}", timeout=2)
+    assert await stored(hub) == {}
+
+
 # ---- a gateway, an operator, a stranger --------------------------------------------------------
 
 
@@ -449,6 +514,8 @@ async def test_an_operator_reads_all_and_commands(world: World) -> None:
     assert (await js.stream_info("LEDGER")).state.messages == 1
     assert (await js.get_last_msg("LEDGER", "hub.outcome.crm", direct=True)).data == b"o"
     assert (await js.get_msg("LEDGER", 1)).data == b"o"
+    await hub.publish("hub.live.sales", b"l")
+    assert (await js.get_last_msg("LEDGER", "hub.live.sales", direct=True)).data == b"l"
     for subject in ("hub.to.normal.ops.c1", "hub.to.command.shop.c1", *FORBIDDEN_WRITES):
         with pytest.raises(NoStreamResponseError):
             await js.publish(subject, b"{}", timeout=2)
@@ -489,13 +556,19 @@ async def test_embedded_anyone_keeps_to_the_contract(tmp_path: Path) -> None:
         assert (await anyone.publish("hub.to.normal.shop.c1", b"{}")).seq == 1
         await hub.publish("hub.outcome.shop", b"1")
         await hub.publish("hub.out.sms.0", b"2")
-        for subject, name in (("hub.outcome.shop", "shop"), ("hub.out.sms.*", "sms-gw")):
+        await hub.publish("hub.live.sales", b"3")
+        await hub.publish("hub.event.shop", b"4")
+        readers = (("hub.outcome.shop", "shop"), ("hub.out.sms.*", "sms-gw"))
+        readers += (("hub.live.sales", "shop-live-sales"), ("hub.event.shop", "shop-events"))
+        for subject, name in readers:
             reader = await anyone.pull_subscribe(subject, durable=name)
             (message,) = await reader.fetch(1, timeout=2)
             await message.ack_sync()
         pushed = await anyone.subscribe("hub.outcome.shop", durable="push", manual_ack=True)
         await (await pushed.next_msg(timeout=2)).ack_sync()
         assert (await anyone.get_last_msg("LEDGER", "hub.out.sms.0", direct=True)).data == b"2"
+        for subject, text in (("hub.live.sales", b"3"), ("hub.event.shop", b"4")):
+            assert (await anyone.get_last_msg("LEDGER", subject, direct=True)).data == text
 
         before = await stored(hub)
         for subject in FORBIDDEN_WRITES:
