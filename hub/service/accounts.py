@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from actors.account_host import Asked
 from channels.accounts import AccountConfig, load_accounts
 from channels.provider import (
     Answer,
+    Bundle,
     Callback,
     Link,
     ProviderInbound,
@@ -28,9 +29,10 @@ from channels.provider import (
 )
 from channels.registry import PROVIDERS
 from hub import limits
-from hub.clock import SystemClock
+from hub.clock import Clock, SystemClock
 from hub.contract.subjects import account_log, account_partition
 from hub.errors import ConfigError, TactError
+from hub.ledger.port import LedgerUnavailable
 from hub.ledger.questions import ask
 from hub.service.watch import Watch
 
@@ -40,7 +42,21 @@ LOOK_S: Final = 2.0
 """Between two looks at the file."""
 CALLBACK_S: Final = 10.0
 """How long a provider's request may take to be stored; providers wait about as long."""
+EVENT_S: Final = 4.5
+"""The same where the hub finds out whom a request concerns: just below the 5 s that WeCom waits."""
+EVENT_PAUSE_S: Final = 0.1
+"""Before an account without an owner is asked again."""
+EVENT_BYTES: Final = 64 * limits.KIB
+"""Body of such a request: an encrypted event, of some hundred bytes, with room for long texts."""
+EVENTS_WAITING: Final = 4_096
+"""Such requests that wait to be stored: 800/s while there is no owner for EVENT_S. The next are
+answered 503 at once."""
 
+Targets = Callable[
+    [AccountConfig, Mapping[str, AccountConfig], Callback, int],
+    "Reply | Sequence[tuple[str, Callback]]",
+]
+"""`(account, accounts by name, request, Unix ms)`: whom it concerns, or the answer to it."""
 Apply = Callable[[Sequence[AccountConfig]], Awaitable[None]]
 
 
@@ -52,6 +68,8 @@ class _Nobody:
     def receipt(self, receipt: ProviderReceipt, stored: Stored) -> None: ...
 
     def inbound(self, inbound: ProviderInbound, stored: Stored) -> None: ...
+
+    def bundle(self, bundle: Bundle, stored: Stored) -> None: ...
 
     def link(self, link: Link) -> None: ...
 
@@ -109,23 +127,89 @@ class AccountsFile:
 
 
 class Callbacks:
-    """Passes requests of providers on to the owners of their accounts."""
+    """Passes requests of providers on to the owners of their accounts.
 
-    def __init__(self, watch: Watch) -> None:
+    Where the address alone does not say whom a request concerns (`Kind.targets`: it is signed, and
+    encrypted), that is found out here by the configuration in force, and its sender is answered
+    when everyone concerned has stored it.
+    """
+
+    def __init__(self, watch: Watch, clock: Clock | None = None) -> None:
         self.partitions = limits.PARTITIONS
         self._watch = watch
+        self._clock = clock or SystemClock()
+        self._resolving = 0
+        self._listed: Sequence[AccountConfig] | None = None
+        self._accounts: dict[str, AccountConfig] = {}
 
     async def take(self, account: str, callback: Callback) -> Reply:
         """The owner's answer; 503 when there is none now, and the provider is to repeat it."""
-        connection = self._watch.connection
-        if connection is None:
-            return Reply(503)
-        partition = account_partition(account, self.partitions)
-        asked = msgspec.msgpack.encode(Asked(account, callback))
-        number = account_log(partition, self.partitions)
+        config = self._in_force().get(account)
+        kind = None if config is None else PROVIDERS[config.provider]
+        if config is None or kind is None or not kind.targets:
+            return await self._pass_on(account, callback)
+        if len(callback.body) > EVENT_BYTES:
+            return Reply(413)
+        targets: Targets = kind.function(kind.targets)
+        found = targets(config, self._accounts, callback, self._clock.now_ms())
+        if isinstance(found, Reply):
+            if found.status >= 400:
+                _log.warning("callback.refused", account=account, status=found.status)
+            return found
+        return await self._resolved(account, found)
+
+    def _in_force(self) -> dict[str, AccountConfig]:
+        """The accounts by name; `Watch.accounts` is another tuple when they have changed."""
+        if self._watch.accounts is not self._listed:
+            self._listed = self._watch.accounts
+            self._accounts = {account.name: account for account in self._listed}
+        return self._accounts
+
+    async def _pass_on(self, account: str, callback: Callback) -> Reply:
         try:
-            answer = await ask(connection, number, asked, timeout_s=CALLBACK_S)
+            return await self._ask(account, callback, CALLBACK_S)
         except TactError as error:
             _log.warning("callback.not_stored", account=account, code=error.code)
             return Reply(503)
+
+    async def _resolved(self, account: str, found: Sequence[tuple[str, Callback]]) -> Reply:
+        """What every account concerned says together: success, or the first refusal."""
+        if self._resolving >= EVENTS_WAITING:
+            _log.warning("callback.not_stored", account=account, code="crowded")
+            return Reply(503)
+        self._resolving += 1
+        try:
+            replies = await asyncio.gather(*(self._store(name, event) for name, event in found))
+        finally:
+            self._resolving -= 1
+        refused = [reply for reply in replies if not 200 <= reply.status < 300]
+        return max(refused, key=lambda reply: reply.status) if refused else Reply(200, b"success")
+
+    async def _store(self, account: str, event: Callback) -> Reply:
+        """Ask until the owner has stored it or the time is up: it may be on its way to a new one,
+        and a provider gives up after few repeats."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + EVENT_S
+        while True:
+            again, why = True, "not-stored"
+            try:
+                reply = await self._ask(account, event, end_s - loop.time())
+                if reply.status != 503:
+                    return reply
+            except TactError as error:
+                again, why = error.retryable, error.code
+            if not again or loop.time() + EVENT_PAUSE_S >= end_s:
+                _log.warning("callback.not_stored", account=account, code=why)
+                return Reply(503)
+            await asyncio.sleep(EVENT_PAUSE_S)
+
+    async def _ask(self, account: str, callback: Callback, seconds: float) -> Reply:
+        """The owner's answer. Raises LedgerUnavailable, NoOwner, AskFailed."""
+        connection = self._watch.connection
+        if connection is None:
+            raise LedgerUnavailable("not connected to NATS yet")
+        partition = account_partition(account, self.partitions)
+        asked = msgspec.msgpack.encode(Asked(account, callback))
+        number = account_log(partition, self.partitions)
+        answer = await ask(connection, number, asked, timeout_s=seconds)
         return msgspec.msgpack.decode(answer, type=Reply)
