@@ -181,11 +181,11 @@ def _text(limit: str) -> _Check:
     def check(value: Any, place: str, limits: ContentLimits) -> str:
         if not isinstance(value, str) or not value.strip():
             _refuse(f"{place} must be a text that is not empty")
-        most = getattr(limits, limit)
-        if len(value.encode("utf-8", "replace")) > most:
-            _refuse(f"{place} is longer than {most} bytes of UTF-8")
         if not _is_unicode(value):
             _refuse(f"{place} is not valid Unicode")
+        most = getattr(limits, limit)
+        if len(value.encode()) > most:
+            _refuse(f"{place} is longer than {most} bytes of UTF-8")
         return value
 
     return check
@@ -232,9 +232,7 @@ def _object(fields: Mapping[str, _Check], needed: str = "", shorthand: str = "")
         for name in must:
             if name not in value:
                 _refuse(f"{place} must have {name}")
-        return {
-            name: fields[name](some, f"{place}.{name}", limits) for name, some in value.items()
-        }
+        return {name: fields[name](some, f"{place}.{name}", limits) for name, some in value.items()}
 
     return check
 
@@ -290,7 +288,11 @@ def _is_json(value: Any, depth: int) -> bool:
 
 def _is_unicode(text: str) -> bool:
     """Whether it can be written in UTF-8: no half of a surrogate pair."""
-    return not any("\ud800" <= one <= "\udfff" for one in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _menu_item(value: Any, place: str, limits: ContentLimits) -> dict[str, Any]:
@@ -410,9 +412,7 @@ _MENU: Final[dict[str, _Check]] = {
     "miniprogram": _object(
         {"appid": _ID, "pagepath": _PAGE, "content": _text("menu_text")}, "appid pagepath content"
     ),
-    "text": _object(
-        {"content": _text("menu_line"), "no_newline": _flag}, "content", "content"
-    ),
+    "text": _object({"content": _text("menu_line"), "no_newline": _flag}, "content", "content"),
 }
 _MSGMENU = _object(
     {
