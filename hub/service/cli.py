@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from hub.errors import ConfigError, TactError
-from hub.service import cli_client, cli_offline
+from hub.service import cli_client, cli_live, cli_offline
 
 
 class _Group(TyperGroup):
@@ -48,6 +48,8 @@ app.add_typer(accounts, name="accounts", no_args_is_help=True)
 accounts.command("check")(cli_offline.check_accounts)
 
 for command in (cli_client.send, cli_client.trace, cli_client.customer, cli_client.status):
+    app.command()(command)
+for command in (cli_live.watch, cli_live.export):
     app.command()(command)
 for command in (cli_offline.simulate, cli_offline.schema):
     app.command()(command)

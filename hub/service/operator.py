@@ -18,6 +18,8 @@ from hub.ledger.port import LedgerError, LedgerUnavailable
 
 STATUS: Final = "hub.ask.status"
 POLICY: Final = "hub.admin.policy"
+ARCHIVE: Final = "hub.ask.archive"
+"""Whether the conversations of an account are stored: its name is the question."""
 _ERROR: Final = "error"
 _REPLY: Final = msgspec.json.Decoder(dict[str, Any])
 

@@ -22,6 +22,7 @@ from hub.ledger.janitor import Janitor
 from hub.ledger.port import LedgerError
 from hub.ledger.streams import StreamSizes, check_server, provision, stored_partitions
 from hub.policy.document import load_policy, parse_policy, policy_version
+from hub.policy.files import policy_text
 from hub.service import logs, operator
 from hub.service.accounts import AccountsFile, Callbacks, read_accounts
 from hub.service.cluster import Cluster
@@ -115,7 +116,7 @@ class Hub:
         self._config = config
         self._clock = clock
         self._watch = Watch(clock)
-        self._callbacks = Callbacks(self._watch)
+        self._callbacks = Callbacks(self._watch, clock)
         self._ends = AsyncExitStack()
         self._directory: Path | None = None
         self._server: NatsServer | None = None
@@ -166,6 +167,7 @@ class Hub:
         self._keep("janitor", self._sweep(Janitor(connection, partitions, horizon=self._horizon)))
         await operator.serve(connection, operator.STATUS, self._answer_status)
         await operator.serve(connection, operator.POLICY, self._answer_policy)
+        await operator.serve(connection, operator.ARCHIVE, self._answer_archive)
         if config.accounts is not None:
             file = AccountsFile(Path(config.accounts), self._watch.apply_accounts)
             self._keep("accounts", file.run())
@@ -318,6 +320,9 @@ class Hub:
     async def _answer_status(self, _: bytes) -> dict[str, Any]:
         return await self._watch.status()
 
+    async def _answer_archive(self, payload: bytes) -> dict[str, Any]:
+        return self._watch.archive(payload.decode("utf-8", "replace"))
+
     async def _answer_policy(self, payload: bytes) -> dict[str, Any]:
         """Put a policy into force and keep it for the next start. Raises PolicyError."""
         text = payload.decode("utf-8", "replace")
@@ -353,4 +358,4 @@ def _login(user: str | None, password: str | None) -> Login | None:
 def _read_policy(path: Path) -> str:
     """The text of a policy file. Raises PolicyError naming file, key and what is allowed."""
     load_policy(path)
-    return path.read_text(encoding="utf-8")
+    return policy_text(path)

@@ -15,11 +15,13 @@ import structlog
 
 from hub import limits
 from hub.clock import Clock
+from hub.contract.subjects import CHANNELS
 from hub.contract.times import rfc3339
 from hub.errors import TactError
 from hub.ledger.connection import Connection
 from hub.metrics import Snapshot, Totals, render
 from hub.policy.document import parse_policy, policy_version
+from hub.policy.policy import Policy
 
 _log = structlog.get_logger(__name__)
 
@@ -104,6 +106,17 @@ class Watch:
             "accounts": _accounts(known),
             "lag": lag,
             "rates": self._rates(),
+        }
+
+    def archive(self, account: str) -> dict[str, Any]:
+        """The channel of an account (None: not one of this hub) and, of every channel whose
+        conversations are stored, for how many ms. For `tact watch`."""
+        policy = Policy(parse_policy(self.policy))
+        kept = {channel: policy.archived(channel) for channel in CHANNELS}
+        found = next((known.channel for known in self.accounts if known.name == account), None)
+        return {
+            "channel": found,
+            "archived": {channel: ms for channel, ms in kept.items() if ms is not None},
         }
 
     async def metrics(self) -> bytes:

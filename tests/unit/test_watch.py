@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from channels.accounts import AccountConfig
 from hub.metrics import Snapshot
 from hub.policy.document import parse_policy, policy_version
 from hub.service import watch as module
@@ -235,3 +236,18 @@ async def test_rates_are_over_the_time_between_samples(world, monkeypatch):
         await world.watch.run()
     rates = (await world.watch.status())["rates"]
     assert rates == {"intents": 10.0, "outcomes": 0.0, "over_s": 2.0 * module.SAMPLE_LOOKS}
+
+
+# ---- conversations -------------------------------------------------------------------------------
+
+
+def test_whether_an_account_is_archived_is_the_policys_word(world):
+    watch = world.watch
+    account = AccountConfig(name="sales", channel="wecom", provider="wecom-app")
+    watch.accounts = (account,)
+    watch.policy = OTHER_POLICY
+    assert watch.archive("sales") == {"channel": "wecom", "archived": {}}
+    watch.policy = OTHER_POLICY + '[archive]\nchannels = ["wecom", "sms"]\nkeep = "400d"\n'
+    kept = {"wecom": 400 * 86_400_000, "sms": 400 * 86_400_000}
+    assert watch.archive("sales") == {"channel": "wecom", "archived": kept}
+    assert watch.archive("nobody") == {"channel": None, "archived": kept}
