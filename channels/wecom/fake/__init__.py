@@ -1,0 +1,1 @@
+"""A WeCom server to try the hub with, without a corp: `python -m channels.wecom.fake`."""

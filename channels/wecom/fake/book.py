@@ -1,0 +1,86 @@
+"""What the fake has seen: for whoever asks while it runs, and as JSON lines in a file."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+from channels.sms.fake.faults import Recorder
+from channels.wecom.fake.timers import MovableClock
+
+KF_SENDS: Final = 1_000_000
+"""Sends to customers of customer service that are kept; the oldest go. 200 MB."""
+SENT: Final = 20_000
+"""Other messages kept for whoever asks, newest last."""
+ANSWER_TIMES: Final = 100_000
+"""Callbacks whose time to an answer is kept."""
+
+
+class Book:
+    """Counts, and the messages that were taken."""
+
+    def __init__(self, clock: MovableClock, recorder: Recorder) -> None:
+        self.counts: dict[str, int] = {}
+        """How often each thing has happened."""
+        self.apis: dict[str, int] = {}
+        self.errors: dict[str, int] = {}
+        """By "<api> <errcode>"."""
+        self.violations: dict[str, int] = {}
+        """Limits that somebody did not keep to, and how often."""
+        self.sends: dict[str, dict[str, int]] = {}
+        """kind → address → messages taken for it."""
+        self.kf: deque[dict[str, Any]] = deque(maxlen=KF_SENDS)
+        self.sent: deque[dict[str, Any]] = deque(maxlen=SENT)
+        self.answer_ms: deque[float] = deque(maxlen=ANSWER_TIMES)
+        self._clock = clock
+        self._recorder = recorder
+
+    def count(self, what: str, number: int = 1) -> None:
+        """It has happened."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    def called(self, api: str, errcode: int) -> None:
+        """A call, and what it was answered with."""
+        self.apis[api] = self.apis.get(api, 0) + 1
+        if errcode:
+            name = f"{api} {errcode}"
+            self.errors[name] = self.errors.get(name, 0) + 1
+
+    def violated(self, limit: str, number: int = 1) -> None:
+        """Somebody did not keep to a limit."""
+        self.violations[limit] = self.violations.get(limit, 0) + number
+
+    def took(self, kind: str, to: str, corp: str, **fact: Any) -> None:
+        """A message for one address is on its way; `kind`: app, appchat, kf, kf_event, mass,
+        mass_group, moment or welcome."""
+        of_kind = self.sends.setdefault(kind, {})
+        of_kind[to] = of_kind.get(to, 0) + 1
+        line = {"at": self._clock.now_ms(), "kind": kind, "corp": corp, "to": to, **fact}
+        (self.kf if kind == "kf" else self.sent).append(line)
+        self._recorder.write(line)
+
+    def told(self, since: int = 0, limit: int = 10_000) -> dict[str, Any]:
+        """All of it; of the sends to customers of customer service `limit` from number `since`
+        on, of the others the last `limit`."""
+        times = sorted(self.answer_ms)
+        kf = list(self.kf)[since : since + limit]
+        return {
+            "counts": self.counts,
+            "apis": self.apis,
+            "errors": self.errors,
+            "violations": self.violations,
+            "sends": self.sends,
+            "kf": kf,
+            "kf_total": len(self.kf),
+            "sent": list(self.sent)[-limit:],
+            "callback_ms": {
+                "count": len(times),
+                "p50": _at(times, 0.50),
+                "p99": _at(times, 0.99),
+                "max": _at(times, 1.0),
+            },
+        }
+
+
+def _at(ordered: list[float], share: float) -> float | None:
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else None
