@@ -125,15 +125,17 @@ class Conversation(Struct, gc=False):
         if intent.collapse_key is not None and state.held:
             self._supersede(intent, now)
         question = self._question_of(intent, category, route, accepted)
+        questions = [question]
+        if intent.reach != "first":
+            questions = [
+                replace(question, route=[channel], attempt=attempt, combined=True)
+                for attempt, channel in enumerate(route, start=1)
+            ]
         if self.policy.words is not None:
-            self._look_for_words(intent, question, now)
-        if intent.reach == "first":
-            going = self._decide_new(intent, question, name, accepted, now)
-        else:
-            going = False
-            for attempt, channel in enumerate(route, start=1):
-                one = replace(question, route=[channel], attempt=attempt, combined=True)
-                going = self._decide_new(intent, one, name, accepted, now) or going
+            self._look_for_words(intent, questions, now)
+        going = False
+        for one in questions:
+            going = self._decide_new(intent, one, name, accepted, now) or going
         if not going:
             state.seen = seen.remember(state.seen, name, now)
 
@@ -164,12 +166,14 @@ class Conversation(Struct, gc=False):
         self._dispatch(question, name, verdict, content, None, now)
         return True
 
-    def _look_for_words(self, intent: Intent, question: Question, now: int) -> None:
+    def _look_for_words(self, intent: Intent, questions: list[Question], now: int) -> None:
         """Only now: what waits is parked. With forbidden words it is suppressed, if not expired."""
-        rules, asked = self.policy.words, (question.app, question.category, question.route)
-        question.words = rules.blocks(*asked, intent.content) if rules is not None else ()
-        if question.words and question.expires > now:
-            for event in words.alerts_of_intent(question, self.policy, now):
+        rules = self.policy.words
+        assert rules is not None
+        for one in questions:
+            one.words = rules.blocks(one.app, one.category, one.route, intent.content)
+        if questions[0].expires > now:
+            for event in words.alerts_of_intents(questions, self.policy, now):
                 self.effects.event(event)
 
     def _question_of(

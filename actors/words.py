@@ -34,11 +34,14 @@ def alerts_of_inbound(inbound: Inbound, policy: Policy, now: int) -> Iterator[Ev
         )
 
 
-def alerts_of_intent(question: Question, policy: Policy, now: int) -> Iterator[Event]:
-    """Of an intent that is not sent for the words in it."""
-    found = {block.rule for block in question.words}
+def alerts_of_intents(questions: list[Question], policy: Policy, now: int) -> Iterator[Event]:
+    """Of an intent (each channel of a combined send) that is not sent for the words in it."""
+    found = {block.rule for question in questions for block in question.words}
+    if policy.words is None or not found:
+        return
+    question = questions[0]
     about = f"{question.app}:{question.intent}"
-    for rule in policy.words.rules if policy.words is not None else ():
+    for rule in policy.words.rules:
         if rule.alert is not None and rule.name in found:
             yield Event(
                 event_id("words", question.key, rule.name, about),

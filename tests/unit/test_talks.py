@@ -354,6 +354,8 @@ def test_forbidden_words_stop_intents_and_raise_alerts_without_a_word_of_them():
     assert told(stored) == [("a", "suppressed")]
     (alert,) = objects(stored, "hub.event.guard")
     assert (alert["kind"], alert["rule"], alert["about"]) == ("words", "secret", "shop:a")
+    both = intent("b", content={"text": "hidden"}, route=["wecom", "sms"], reach="all")
+    assert len(objects(hub.take("normal", both), "hub.event.guard")) == 1, "one for both channels"
     customer = objects(hub.writes("hidden!", "m1"), "hub.event.guard")
     agent = objects(hub.writes("hidden!", "m2", agent="li"), "hub.event.guard")
     assert [(each["author"], each["about"]) for each in (alert, *customer, *agent)] == [
