@@ -222,21 +222,23 @@ class Demo:
         async for line in application.lines(SILENCE_S):
             middle = line["intents"] >= half or line["seconds"] >= seconds / 2
             if middle or line["done"]:
-                self._kill(ready["pids"], line["intents"])
+                await self._kill(ready, line["intents"])
         self._say(f"{line['intents']:,} intents acknowledged")
         return line
 
-    def _kill(self, pids: dict[str, list[int]], intents: int) -> None:
+    async def _kill(self, ready: dict[str, Any], intents: int) -> None:
         """First a host that decides, some seconds later the one that sends."""
         kills, now_ms = self._kills, self._clock.now_ms()
         if not kills.host:
-            self._kills = Kills(pids["hosts"][0], now_ms)
-            os.kill(pids["hosts"][0], signal.SIGKILL)
-            what = f"host {pids['hosts'][0]}, which decides"
+            victim = ready["pids"]["hosts"][0]
+            self._kills = Kills(victim, now_ms)
+            os.kill(victim, signal.SIGKILL)
+            what = f"host {victim}, which decides"
         elif not kills.sender and now_ms > kills.host_ms + SECOND_KILL_S * 1000:
-            self._kills = replace(kills, sender=pids["accounts"][0], sender_ms=now_ms)
-            os.kill(pids["accounts"][0], signal.SIGKILL)
-            what = f"host {pids['accounts'][0]}, which sends"
+            victim = await owner_of(ACCOUNT, ready["http"])
+            self._kills = replace(kills, sender=victim, sender_ms=self._clock.now_ms())
+            os.kill(victim, signal.SIGKILL)
+            what = f"host {victim}, which sends"
         else:
             return
         self._say(f"killed {what}, with SIGKILL, {intents:,} intents in")
@@ -328,6 +330,15 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
+
+
+async def owner_of(account: str, url: str) -> int:
+    """The process in which an account lives."""
+    async with ClientSession() as session, session.get(f"{url}/status") as response:
+        status = await response.json()
+    return next(
+        int(host["pid"]) for host in status["account_hosts"] if account in host.get("accounts", {})
+    )
 
 
 async def throttled_seconds(url: str) -> float:

@@ -79,7 +79,7 @@ class HubConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """An accounts file; without it deliveries wait for foreign gateways."""
     hosts: Annotated[int, Meta(ge=1, le=HOSTS_MAX)] = 2
     """Processes that decide."""
-    account_hosts: Annotated[int, Meta(ge=1, le=HOSTS_MAX)] = 1
+    account_hosts: Annotated[int, Meta(ge=1, le=HOSTS_MAX)] = 2
     """Processes that send, if there are accounts."""
     partitions: Annotated[int, Meta(ge=1, le=limits.PARTITIONS_MAX)] | None = None
     """Fixed when the streams are made; unset means: as they were made, else the default."""
