@@ -143,7 +143,9 @@ class Batches:
     async def _work(self, batch: list[_One]) -> None:
         try:
             outcomes = await self._request([part for part, _ in batch])
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
+            told = zip(batch, outcomes, strict=True)
+            # What went well last: a few refusals in a row would look like a WeCom that fails.
+            for (_, future), outcome in sorted(told, key=_went_well):
                 if not future.done():
                     future.set_result(outcome)
         except Exception as error:  # raised where each of them is waited for
@@ -155,3 +157,7 @@ class Batches:
             assert task is not None
             self._under_way.discard(task)
             self._pump()
+
+
+def _went_well(told: tuple[_One, Outcome]) -> bool:
+    return told[1].answer.kind == "accepted"

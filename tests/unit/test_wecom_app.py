@@ -197,6 +197,7 @@ async def test_members_who_were_not_reached_are_told_apart(bench: Bench) -> None
         Answer("failed", failure="dead_address", code="invaliduser"),
         Answer("failed", failure="config", code="unlicenseduser"),
     ]
+    assert list(bench.told.answers) == [ids[1], ids[2], ids[0]]  # a circuit is closed at the end
 
 
 @pytest.mark.parametrize(
