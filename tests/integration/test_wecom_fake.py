@@ -150,7 +150,7 @@ async def test_a_closed_window_may_be_told_by_an_event() -> None:
 
 
 async def test_sync_gives_pages_and_keeps_three_days() -> None:
-    async with wecom(Settings(kf_pulls_per_min=0, short_pages=0.5)) as fake, api_of(fake) as api:
+    async with wecom(Settings(kf_pulls_per_min=0, short_pages=0.8)) as fake, api_of(fake) as api:
         await fake.do("customer-writes", external_userid="old", text="old")
         fake.clock.advance(3 * 24 * 3_600 + 1)
         await api.log_in()
@@ -162,7 +162,8 @@ async def test_sync_gives_pages_and_keeps_three_days() -> None:
             got += [message["msgid"] for message in page["msg_list"]]
             cursor, more, pages = page["next_cursor"], page["has_more"], pages + 1
         assert got == wanted["msgids"]
-        assert pages > 3  # the seed makes short ones
+        assert pages > 3
+        assert fake.counts["kf_short_pages"] > 0
         again = await api("kf/sync_msg", open_kfid=KF, cursor=cursor)
         assert (again["msg_list"], again["next_cursor"], again["has_more"]) == ([], cursor, 0)
         assert (await api("kf/sync_msg", open_kfid=KF, cursor="made-up"))["errcode"] == 40058

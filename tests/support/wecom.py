@@ -122,7 +122,7 @@ class WecomProcess:
         self.ready = ready
         self.url: str = ready["url"]
 
-    async def do(self, name: str, **body: Any) -> dict[str, Any]:
+    async def do(self, name: str, /, **body: Any) -> dict[str, Any]:
         """Make something happen."""
         async with self._session.post(f"{self.url}/fake/{name}", json=body) as response:
             told: dict[str, Any] = await response.json()

@@ -118,7 +118,7 @@ class Poster:
         self._world.book.count("callbacks_sent")
         scene = posted.app.scene
         sealed = encrypted(scene.callback_key, posted.corp.id, posted.message, self._salt())
-        envelope = {
+        envelope: dict[str, object] = {
             "ToUserName": posted.corp.id,
             "AgentID": str(scene.agent_id),
             "Encrypt": sealed,

@@ -7,6 +7,7 @@ Sources: WeCom's pages 92113, 92114, 92994 (reading), 92137 (welcome messages), 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -186,11 +187,8 @@ class Contacts:
             if not errcode:
                 transfer = Transfer(customer, handover, takeover, call.now_ms)
                 self._transfers.setdefault(call.corp.id, []).append(transfer)
-                corp = call.corp
-                self._world.after(
-                    self._world.settings.transfer_s,
-                    lambda corp=corp, transfer=transfer: self._taken_over(corp, transfer),
-                )
+                taken_over = partial(self._taken_over, call.corp, transfer)
+                self._world.after(self._world.settings.transfer_s, taken_over)
         return {"customer": told}
 
     def _refusal(self, call: Call, handover: str, customer: str, *, onjob: bool) -> int:

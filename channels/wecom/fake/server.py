@@ -72,17 +72,14 @@ class FakeWecom:
         self.url, self.port = "", 0
         self._recorder = recorder or Recorder()
         self.world = World(self.scene, self.settings, seed, self.clock, self._recorder)
+        self.counts = self.world.book.counts
+        """How often each thing has happened."""
         self._tokens = Tokens(self.world)
         self._media = Media(self.world)
         self._areas = Areas(self.world, self.scene, self._media)
         self._controls = Controls(self.world, self._areas, self._tokens, self.troubles)
         self._rates: dict[tuple[str, str], Gate] = {}
         self._runner: web.AppRunner | None = None
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How often each thing has happened."""
-        return self.world.book.counts
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the URL. Raises OSError when the port is taken."""
@@ -115,7 +112,7 @@ class FakeWecom:
         body = msgspec.json.decode(line, type=dict[str, Any])
         await self.do(str(body.pop("do", "")), **body)
 
-    async def do(self, name: str, **body: Any) -> dict[str, Any]:
+    async def do(self, name: str, /, **body: Any) -> dict[str, Any]:
         """What POST /fake/<name> does. Raises FakeError."""
         return await self._controls.do(name, body)
 
@@ -129,7 +126,7 @@ class FakeWecom:
         api = request.match_info["api"]
         self.world.timers.settle()
         now_ms = self.clock.now_ms()
-        trouble = self.troubles.of(api, now_ms, self.world.chance.random())
+        trouble = self.troubles.of(api, now_ms, self.world.chance)
         if (
             trouble is not None
             and not trouble.taken

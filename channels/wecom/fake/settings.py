@@ -135,7 +135,7 @@ class Size(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def made_up(size: Size) -> Scene:
     """The scene of this size."""
     members = tuple(f"m{number}" for number in range(1, size.members + 1))
-    customers = {
+    customers: dict[str, tuple[str, ...]] = {
         f"wm{number:06}": (members[(number - 1) % len(members)],) if members else ()
         for number in range(1, size.customers + 1)
     }

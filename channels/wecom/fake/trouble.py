@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -45,11 +46,11 @@ class Troubles:
         """All end."""
         self._now.clear()
 
-    def of(self, api: str, now_ms: int, drawn: float) -> Trouble | None:
-        """What a call meets; `drawn`: from 0 to below 1."""
+    def of(self, api: str, now_ms: int, chance: random.Random) -> Trouble | None:
+        """What a call meets."""
         for index, (until_ms, trouble) in enumerate(self._now):
             named = trouble.api == api or (trouble.api == "*" and api != "gettoken")
-            if named and now_ms < until_ms and drawn < trouble.share:
+            if named and now_ms < until_ms and chance.random() < trouble.share:
                 if trouble.times == 1:
                     del self._now[index]
                 elif trouble.times:
