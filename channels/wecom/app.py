@@ -62,8 +62,10 @@ from hub.errors import ConfigError, TactError
 
 __all__ = ["AppConfig", "AppProvider", "check", "targets"]
 
-WINDOW: Final = 4_000
-"""Messages that may be unanswered at once: four full requests, while others are collected."""
+WINDOW: Final = 16
+"""Messages that may be unanswered at once for each connection: enough that a campaign fills its
+requests, and few enough that what is urgent does not stand behind seconds of messages that go by
+themselves (each 50 ms: 0.8 s)."""
 COLLECT_MAX_S: Final = 10
 """What is collected for longer holds a place in the window that others could leave by."""
 ALL_INVALID: Final = 81013
@@ -152,7 +154,7 @@ class AppProvider:
             self._send,
             client=self._client,
             url=config.base_url,
-            connections=WINDOW,
+            connections=WINDOW * config.connections,
             account=account,
             events=events,
             chance=chance,

@@ -150,17 +150,23 @@ async def test_the_same_content_goes_in_one_request_another_in_its_own(bench: Be
     ]
 
 
-async def test_a_request_has_a_thousand_members_and_no_more_requests_than_connections(
-    bench: Bench,
-) -> None:
-    bench.client.held = asyncio.Event()
-    ids = [bench.submit(to(f"u{n}")) for n in range(2_500)]
-    await bench.client.called.wait()
-    bench.client.held.set()
+async def test_a_request_has_a_thousand_members_and_there_are_no_more_than_connections() -> None:
+    wide = Bench(msgspec.structs.replace(CONFIG, connections=160))
+    ids = [wide.submit(to(f"u{n}")) for n in range(2_500)]
     for id in ids:
-        await bench.told.answer(id)
-    assert [len(users) for users in bench.client.users()] == [1_000, 1_000, 500]
-    assert bench.client.most == 2
+        await wide.told.answer(id)
+    assert [len(users) for users in wide.client.users()] == [1_000, 1_000, 500]
+    await wide.provider.stop(0)
+
+    narrow = Bench()
+    narrow.client.held = asyncio.Event()
+    ids = [narrow.submit(to(f"u{n}", {"text": str(n)})) for n in range(20)]
+    await narrow.client.called.wait()
+    narrow.client.held.set()
+    for id in ids:
+        assert (await narrow.told.answer(id)).kind == "accepted"
+    assert narrow.client.most == 2
+    await narrow.provider.stop(0)
 
 
 async def test_one_member_is_named_once_in_a_request_whatever_the_case(bench: Bench) -> None:

@@ -96,7 +96,7 @@ async def test_many_members_few_requests_and_each_knows_what_became_of_hers(
     await fake.do("member-leaves", userid="m7")
     await fake.do("unlicense", userid="m8")
     users = [f"m{n}" for n in range(1, 1_201)] + ["nobody"]
-    async with _at_work(fake) as staff:
+    async with _at_work(fake, connections=100) as staff:
         ids = {user: staff.submit(user, {"text": "您好"}, user) for user in users}
         answers = {user: await staff.told.answer(id) for user, id in ids.items()}
     assert answers.pop("m7").failure == answers.pop("nobody").failure == "dead_address"
