@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+from aiohttp import web
+from msgspec import Struct
 
 from channels.sms.fake.faults import Plan, Recorder
 from channels.wecom.fake.server import FakeWecom
@@ -104,6 +106,47 @@ async def api_of(fake: FakeWecom, corp_id: str = CORP) -> AsyncIterator[Api]:
         yield api
     finally:
         await api.close()
+
+
+class Heard(Struct, frozen=True):
+    """A request that came in."""
+
+    method: str
+    query: dict[str, str]
+    body: bytes
+
+
+class Inbox:
+    """A URL for callbacks that keeps what comes, and answers with `answer`'s status and text."""
+
+    def __init__(self) -> None:
+        self.heard: list[Heard] = []
+        self.answer: Callable[[Heard], tuple[int, str]] = lambda heard: (200, "")
+        self.url = ""
+        self.open = asyncio.Event()
+        """Cleared: nothing is answered until it is set."""
+        self.open.set()
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Inbox:
+        app = web.Application()
+        app.router.add_route("*", "/callback", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/callback"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        heard = Heard(request.method, dict(request.query), await request.read())
+        self.heard.append(heard)
+        await self.open.wait()
+        status, text = self.answer(heard)
+        return web.Response(status=status, text=text)
 
 
 async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
