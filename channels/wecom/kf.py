@@ -48,7 +48,7 @@ from channels.provider import (
     Unsendable,
 )
 from channels.sending import HttpSender, Outcome
-from channels.wecom.callbacks import Event
+from channels.wecom.callbacks import Event, targets
 from channels.wecom.client import WecomClient
 from channels.wecom.config import KfConfig, check
 from channels.wecom.content import render
@@ -60,7 +60,7 @@ from hub.clock import Clock
 from hub.contract.times import parse_rfc3339, rfc3339
 from hub.contract.types import Delivery
 
-__all__ = ["KfConfig", "KfProvider", "check"]
+__all__ = ["KfConfig", "KfProvider", "check", "targets"]
 
 HINT: Final = "kf_msg_or_event"
 REPEATED: Final = frozenset((95033,))
@@ -73,6 +73,8 @@ RESTORED_MS: Final = 600_000
 UNANSWERED: Final = 10_000
 """Ids of unanswered calls that are remembered; the oldest goes."""
 WRONG_MOVE: Final = 95016
+NO_ACCOUNT: Final = (95000, 95004)
+"""There is no such account (any more): of ours, not of the customer's."""
 QUEUE: Final = "queue"
 QUEUED, HUMAN, ENDED = 2, 3, 4
 """States of a session; 0 is new, 1 served by the program."""
@@ -182,6 +184,9 @@ class KfProvider:
                 case "release":
                     answer = await self._release(msgid, customer)
         except WecomError as error:
+            if error.errcode in NO_ACCOUNT:
+                failed = Answer("failed", failure="config", code=str(error.errcode))
+                return Outcome(failed, stop="WeCom has no account of this open_kfid")
             return Outcome(answer_of(error, self._clock), stop=stop_of(error))
         return Outcome(answer)
 

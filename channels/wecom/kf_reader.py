@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import traceback
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
@@ -138,8 +139,10 @@ class KfReader:
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
                 continue
             except Exception as error:
-                # A bug here must not end the reading for good. Its text may quote a message.
-                _log.error("kf.bug", account=self._account, error=type(error).__name__)
+                # A bug must not end the reading for good. Its text may quote a message: not told.
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                place = f"{frame.filename}:{frame.lineno}"
+                _log.error("kf.bug", account=self._account, error=type(error).__name__, at=place)
                 await self._pause(_Bug(type(error).__name__), backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
                 continue
@@ -215,7 +218,8 @@ class KfReader:
                 self._token = ""
             return
         verdict = error.verdict
-        if verdict.kind != "failed" or verdict.failure == "config" or not self._place.cursor:
+        ours = verdict.failure in ("config", "dead_address")  # not the cursor's fault
+        if verdict.kind != "failed" or ours or not self._place.cursor:
             return
         self._refused += 1
         if self._refused >= CURSOR_TRIES:

@@ -181,6 +181,7 @@ def test_a_message_carries_the_deliverys_own_id() -> None:
         (refused(95013), Answer("failed", failure="window_closed", code="95013")),
         (refused(95018), Answer("failed", failure="window_closed", code="95018")),
         (refused(40096), Answer("failed", failure="dead_address", code="40096")),
+        (refused(95004), Answer("failed", failure="config", code="95004")),
         (refused(40007), Answer("failed", failure="rejected_content", code="40007")),
         (refused(-1), Answer("retry", code="-1")),
         (NotSent("no connection"), Answer("retry", code="http-not-sent")),

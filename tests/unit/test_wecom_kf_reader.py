@@ -4,6 +4,7 @@ that whatever ends the process, and when, nothing is lost and nothing is publish
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -92,6 +93,9 @@ class Store:
         self.bundles: list[int] = []
         self.refuse = 0
         """So many are not stored."""
+        self.last = math.inf
+        """After so many commits the process ends, before it is told."""
+        self.ended = asyncio.Event()
         self.generation = 0
         self.delay_s: Callable[[], float] = lambda: 0.0
         self.counts: dict[str, int] = {}
@@ -131,6 +135,10 @@ class Events:
             stored(False)
             return
         store.commit(bundle)
+        if len(store.bundles) == store.last:
+            store.generation += 1
+            store.ended.set()
+            return
         stored(True)
 
     def counted(self, name: str, *labels: str) -> None:
@@ -391,6 +399,54 @@ def test_nothing_is_lost_or_published_twice_wherever_the_process_ends(seed: int)
         reader = scene.start()
         reader.hint("T")
         await scene.all_read()
+        scene.assert_each_once()
+        await scene.kill()
+
+    run(main)
+
+
+def long_story(loop: VirtualLoop) -> Scene:
+    """Two pages of three parts each."""
+    scene = Scene(loop)
+    scene.kf.page = 150
+    scene.store.delay_s = lambda: 0.01
+    for _ in range(2):
+        scene.kf.write(50, ended)
+        scene.kf.write(100, lambda n, at: text(n, at) | {"text": {"content": "长" * 1_000}})
+    return scene
+
+
+@pytest.mark.parametrize("committed", range(1, 8))
+def test_a_process_that_ends_between_a_commit_and_its_news(committed: int) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        scene = long_story(loop)
+        scene.store.last = committed
+        scene.start().hint("T")
+        if committed <= 6:
+            await scene.store.ended.wait()
+            assert len(scene.store.inbound) < 300 or committed == 6
+        else:
+            await scene.all_read()
+        await scene.kill()
+        scene.start().hint("T")
+        await scene.all_read()
+        await asyncio.sleep(100)
+        scene.assert_each_once()
+        await scene.kill()
+
+    run(main)
+
+
+@pytest.mark.parametrize("step", range(20))
+def test_a_process_that_ends_at_any_step(step: int) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        scene = long_story(loop)
+        scene.start().hint("T")
+        await asyncio.sleep(0.0051 * step)
+        await scene.kill()
+        scene.start().hint("T")
+        await scene.all_read()
+        await asyncio.sleep(100)
         scene.assert_each_once()
         await scene.kill()
 
