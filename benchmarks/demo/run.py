@@ -336,9 +336,7 @@ async def owner_of(account: str, url: str) -> int:
     """The process in which an account lives."""
     async with ClientSession() as session, session.get(f"{url}/status") as response:
         status = await response.json()
-    return next(
-        int(host["pid"]) for host in status["account_hosts"] if account in host.get("accounts", {})
-    )
+    return int(status["accounts"][account]["pid"])
 
 
 async def throttled_seconds(url: str) -> float:

@@ -289,7 +289,8 @@ class Hub:
             reasons = await self._watch.reasons()
             if not reasons:
                 settle_s = min(settle_s, loop.time() + _SETTLE_S)
-                if self._watch.settled(self._config.hosts) or loop.time() > settle_s:
+                senders = self._config.account_hosts if self._config.accounts else 0
+                if self._watch.settled(self._config.hosts, senders) or loop.time() > settle_s:
                     return
             for part in self.parts:
                 if part.done():

@@ -135,11 +135,14 @@ class Watch:
         hosts = (self._status or {}).get("account_hosts", ())
         return [host["pid"] for host in hosts if host["alive"]]
 
-    def settled(self, hosts: int) -> bool:
+    def settled(self, hosts: int, account_hosts: int) -> bool:
         """Whether so many hosts share all partitions evenly: none will be moved without a cause."""
-        known = (self._status or {}).get("hosts", ())
-        shares = [len(host["partitions"]) for host in known if host["alive"]]
-        return len(shares) == hosts and max(shares) - min(shares) <= 1
+        for fleet, count in (("hosts", hosts), ("account_hosts", account_hosts)):
+            known = (self._status or {}).get(fleet, ())
+            shares = [len(host["partitions"]) for host in known if host["alive"]]
+            if len(shares) != count or (count and max(shares) - min(shares) > 1):
+                return False
+        return True
 
     async def apply_policy(self, text: str) -> str:
         """Put a policy into force on all hosts; returns its version. Raises PolicyError."""
@@ -241,7 +244,7 @@ class Watch:
 def _accounts(known: dict[str, Any]) -> dict[str, Any]:
     """Every account in memory of a host: what waits, and whether it can work."""
     return {
-        name: how | {"host": host["name"]}
+        name: how | {"host": host["name"], "pid": host["pid"]}
         for host in known.get("account_hosts", ())
         for name, how in host.get("accounts", {}).items()
     }

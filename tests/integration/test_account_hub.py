@@ -239,8 +239,7 @@ def test_a_refusal_by_sms_ends_marketing_and_is_answered_once(hub: Hub, smsc: Fa
 def test_a_killed_host_of_accounts_is_replaced_and_nothing_is_sent_twice(
     hub: Hub, smsc: Fake
 ) -> None:
-    hosts = json.loads(hub.get("/status")[1])["account_hosts"]
-    (before,) = (host["pid"] for host in hosts if "sms" in host["accounts"])
+    before = json.loads(hub.get("/status")[1])["accounts"]["sms"]["pid"]
     assert before in hub.ready["pids"]["accounts"]
     for number in range(10):
         if number == 5:

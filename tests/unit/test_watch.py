@@ -190,12 +190,16 @@ async def test_status_sums_what_is_not_decided_yet(world):
 
 
 async def test_settled_when_all_hosts_share_evenly(world):
-    assert not world.watch.settled(2)  # nobody has looked yet
+    assert not world.watch.settled(2, 0)  # nobody has looked yet
     await world.watch.reasons()
-    assert world.watch.settled(2)
-    assert not world.watch.settled(3)
+    assert world.watch.settled(2, 0)
+    assert not world.watch.settled(3, 0)
+    assert not world.watch.settled(2, 1)  # a host that sends is missing
+    world.supervisor.told["account_hosts"] = [{"alive": True, "partitions": [0, 1, 2]}]
+    await world.watch.reasons()
+    assert world.watch.settled(2, 1)
     world.supervisor.told["hosts"][0]["partitions"] = [0, 1, 3]
-    assert not world.watch.settled(2)
+    assert not world.watch.settled(2, 1)
 
 
 def counted(number: float) -> Snapshot:
