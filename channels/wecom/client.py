@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -224,7 +225,7 @@ class WecomClient:
     async def _once(self, request: _Request, token: str = "") -> dict[str, Any]:
         if self._closed:
             raise NotSent("the account has stopped")
-        gate = self._enter(request.name)
+        gate = self._enter(request)
         left_s = self._clock.steady_s()
         reply = await self._http.request(
             request.endpoint.method,
@@ -243,10 +244,13 @@ class WecomClient:
             raise self._refusal(request.name, said)
         return said
 
-    def _enter(self, name: str) -> Gate:
-        config = self._config
+    def _enter(self, request: _Request) -> Gate:
+        config, name = self._config, request.name
         gate = _shared().gate(config, name)
-        wait_s = gate.enter(self._clock.steady_s(), config.api_per_min, config.api_per_hour)
+        limits = (config.api_per_min, config.api_per_hour)
+        if not request.endpoint.rated:
+            limits = (sys.maxsize, sys.maxsize)
+        wait_s = gate.enter(self._clock.steady_s(), *limits)
         if wait_s <= 0:
             return gate
         self._counted("budget_spent")
@@ -317,9 +321,10 @@ def token_of(said: Mapping[str, Any]) -> tuple[str, float]:
     """Token and life in seconds, of what gettoken said. Raises Unanswered without them."""
     token, life = said.get("access_token"), said.get("expires_in")
     valid = isinstance(token, str) and 0 < len(token) <= 512 and token.isascii()
-    if not valid or type(life) is not int or life <= 0:
+    if not valid or type(life) is not int or life < 0:
         raise Unanswered("the reply to gettoken has no token")
-    return token, float(life)
+    # What is left of an old token's life in whole seconds: 0 is most of the last one.
+    return token, float(max(life, 1))
 
 
 def _shared() -> _Shared:

@@ -19,13 +19,19 @@ class Endpoint(Struct, frozen=True):
     """From the host on."""
     sends: bool
     """A second time it would do something a second time: never repeated when unanswered."""
+    rated: bool = True
+    """Counted in what a corp may call of one API. Application messages have limits of their own, by
+    member and by person-times a day."""
 
 
 def _table(reads: str, gets: str, sends: str) -> dict[str, Endpoint]:
     """A name is its path below /cgi-bin/."""
     table = {name: Endpoint("POST", f"/cgi-bin/{name}", False) for name in reads.split()}
     table |= {name: Endpoint("GET", f"/cgi-bin/{name}", False) for name in gets.split()}
-    return table | {name: Endpoint("POST", f"/cgi-bin/{name}", True) for name in sends.split()}
+    return table | {
+        name: Endpoint("POST", f"/cgi-bin/{name}", True, rated=name != "message/send")
+        for name in sends.split()
+    }
 
 
 ENDPOINTS: Final[dict[str, Endpoint]] = _table(
