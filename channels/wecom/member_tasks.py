@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -39,6 +40,11 @@ from channels.wecom.tasks import (
 from hub.clock import Clock
 from hub.errors import TactError
 
+RECENT: Final = 64
+"""Ids of what WeCom made lately that are remembered. What a lost answer has made is looked for in a
+list of three minutes, and what belongs to a task that is over since is not it."""
+AMBIGUOUS_MS: Final = MINUTE_MS
+"""What a call has made is looked for again after this when it could be another task's."""
 SLEEP_MAX_S: Final = 30.0
 """What is due is looked at so often at least: clocks are set."""
 BUG_MS: Final = 5 * MINUTE_MS
@@ -68,6 +74,7 @@ class Driver:
         self._clock = clock
         self._remind_ms = remind_ms
         self._trouble = trouble
+        self._recent: deque[str] = deque(maxlen=RECENT)
         self._orders: list[tuple[set[bytes], asyncio.Future[bool]]] = []
         self._loop: asyncio.Task[None] | None = None
 
@@ -193,9 +200,14 @@ class Driver:
 
     async def _find(self, task: Task) -> None:
         """Whether a call without an answer has made something. If not it is made again."""
-        head = task.head
-        known = {one.head.made for one in self._shelf.tasks.values()}
-        known |= {one.head.found for one in self._shelf.tasks.values()}
+        head, others = task.head, [one.head for one in self._shelf.tasks.values()]
+        if head.kind == "moment" and any(
+            one.kind == "moment" and one.state == OPEN and not one.found for one in others
+        ):
+            # WeCom has a job of ours and has not told its moment: it could be taken for this one's.
+            task.look_ms = self._clock.now_ms() + AMBIGUOUS_MS
+            return
+        known = {id for one in others for id in (one.made, one.found)} | set(self._recent)
         try:
             id = await self._works[head.kind].find(task, known)
         except (NotSent, Unanswered, WecomError):
@@ -217,6 +229,7 @@ class Driver:
             task.look_ms = head.called_ms + FOUND_AFTER_MS  # it did not say what it has made
             return
         head.state, head.made = OPEN, id
+        self._recent.append(id)
         if head.kind != "transfer":
             head.body = b""
         task.look_ms = look_after(head.called_ms, self._clock.now_ms())
@@ -241,6 +254,7 @@ class Driver:
         self._trouble(None)
         if look.found and look.found != head.found:
             head.found = look.found
+            self._recent.append(look.found)
             await self._shelf.store(Bundle(notes=head_note(task)))
         await self._settle(task, look.results, look.inbound, look.commands)
         if look.unconfirmed and reminds(head, self._remind_ms, self._clock.now_ms()):

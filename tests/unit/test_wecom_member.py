@@ -1,0 +1,505 @@
+"""A member's account against a scripted WeCom, in virtual time: mass messages are made, looked
+after and told once, whatever ends the process and when; orders go out at once or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Coroutine
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+
+from channels.http import NotSent, Unanswered
+from channels.provider import Callback, Unsendable
+from channels.wecom.callbacks import Event
+from channels.wecom.config import MemberConfig
+from channels.wecom.errors import refused
+from channels.wecom.member_intake import WINDOW
+from channels.wecom.tasks import PART, TASK_CUSTOMERS
+from hub.contract.times import rfc3339
+from tests.support.virtual_loop import VirtualLoop, run
+from tests.support.wecom_member import (
+    CONFIG,
+    HOUR_S,
+    START_MS,
+    Account,
+    Host,
+    WeCom,
+    delivery,
+    submitted,
+    until,
+)
+
+
+class Scene:
+    """A host that runs, its account and WeCom."""
+
+    def __init__(self, loop: VirtualLoop, config: MemberConfig = CONFIG) -> None:
+        self.loop = loop
+        self.wecom = WeCom(loop)
+        self.account = Account()
+        self.config = config
+        self.host = self.own()
+
+    def own(self) -> Host:
+        """Another host takes the account over."""
+        self.host = Host(self.loop, self.account, self.wecom, self.config)
+        rewire(self.host, self.wecom)
+        self.host.process.start(self.host.run(), "run")
+        return self.host
+
+    async def until_over(self, hours: float = 100) -> None:
+        await until(lambda: self.account.over, self.loop, hours)
+
+    def words(self) -> dict[str, tuple[str, Any, str]]:
+        """The last word on each delivery."""
+        return {
+            name: (told.status, told.failure, told.code)
+            for name in self.account.submissions
+            if (told := self.account.last(name)) is not None
+        }
+
+    async def ended(self) -> None:
+        await self.host.provider.stop(0)
+        self.host.process.kill()
+
+
+def rewire(host: Host, wecom: WeCom) -> None:
+    """Every part of the provider asks the scripted WeCom."""
+    provider = host.provider
+    for work in provider._driver._works.values():
+        work._api = wecom  # type: ignore[attr-defined]
+    provider._orders._api = wecom
+
+
+def scene(play: Any, config: MemberConfig = CONFIG) -> Scene:
+    """Play it in virtual time."""
+
+    async def main(loop: VirtualLoop) -> Scene:
+        made = Scene(loop, config)
+        await asyncio.sleep(0.001)
+        await play(made)
+        await made.ended()
+        return made
+
+    return run(main)
+
+
+# ---- mass messages ---------------------------------------------------------------------------
+
+
+def test_single_deliveries_become_one_task_and_are_sent_when_the_member_confirmed() -> None:
+    async def play(s: Scene) -> None:
+        for number in range(5):
+            s.host.submit(delivery(number))
+            await asyncio.sleep(1)
+        assert len(s.account.answers) == 5 and not s.wecom.calls  # taken over, and told nothing
+        assert all(one.status is None for one in s.account.answers.values())
+        await s.until_over()
+
+    s = scene(play)
+    ((at, body),) = s.wecom.named("add_msg_template")
+    assert 10 <= at < 10.2
+    assert body == {
+        "chat_type": "single",
+        "external_userid": [f"wm{n}" for n in range(5)],
+        "sender": "u1",
+        "text": {"content": "hello"},
+    }
+    assert set(s.words().values()) == {("sent", None, "")}
+    looks = [at - 10 for at, _ in s.wecom.named("get_groupmsg_task")]
+    assert [round(at) for at in looks] == [30, 90, 210, 510]  # confirmed after 300 s
+    assert not s.account.notes
+
+
+def test_other_contents_other_ends_and_the_same_customer_twice_are_other_tasks() -> None:
+    async def play(s: Scene) -> None:
+        s.host.submit(delivery(1))
+        s.host.submit(delivery(2, {"text": "other"}))
+        s.host.submit(delivery(3), expires_s=2 * HOUR_S)
+        s.host.submit(delivery(4, to="wm1"))
+        s.host.submit(delivery(5, customer="~wr1", to="wr1"))
+        await s.until_over()
+
+    s = scene(play)
+    bodies = [body for _, body in s.wecom.named("add_msg_template")]
+    assert len(bodies) == 5
+    assert {"chat_type": "group", "chat_id_list": ["wr1"]}.items() <= bodies[4].items()
+    assert set(s.words().values()) == {("sent", None, "")}
+
+
+def test_each_customer_has_a_last_word_of_its_own() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.bad = {"wm1": -1, "wm2": 2, "wm3": 3}
+        for number in range(5):
+            s.host.submit(delivery(number))
+        await s.until_over()
+
+    words = scene(play).words()
+    assert [words[f"shop:i{n}:1"] for n in range(5)] == [
+        ("sent", None, ""),
+        ("failed", "dead_address", "fail-list"),
+        ("failed", "dead_address", "not-a-friend"),
+        ("failed", "window_closed", "had-another"),
+        ("sent", None, ""),
+    ]
+
+
+def test_a_member_who_does_not_confirm_is_reminded_and_the_task_ends_with_its_deliveries() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.confirms_s = None
+        s.host.submit(delivery(1), expires_s=40 * HOUR_S)
+        await s.until_over()
+
+    s = scene(play)
+    hours = [round(at / HOUR_S) for at, _ in s.wecom.named("remind_groupmsg_send")]
+    assert hours == [4, 8, 12, 28, 32, 36]  # not more than 3 in 24 h
+    ((at, _),) = s.wecom.named("cancel_groupmsg_send")
+    assert round(at / HOUR_S, 1) == 40
+    assert s.words() == {"shop:i1:1": ("failed", "expired", "not-confirmed")}
+    assert not s.account.notes
+
+
+def test_an_application_can_cancel_what_is_not_confirmed() -> None:
+    async def play(s: Scene) -> None:
+        s.host.submit(delivery(1))
+        s.host.submit(delivery(2))
+        await asyncio.sleep(60)
+        s.host.submit(delivery(3, {"op": "mass.cancel", "intent": "i2"}, customer="c2", to="wm2"))
+        s.host.submit(delivery(4, {"op": "mass.cancel", "intent": "i9"}, customer="c2", to="wm2"))
+        await s.until_over()
+
+    s = scene(play)
+    assert len(s.wecom.named("cancel_groupmsg_send")) == 1
+    assert set(s.words().values()) == {("failed", "expired", "cancelled")}
+    assert [s.account.answers[f"shop:i{n}:1"].kind for n in (3, 4)] == ["accepted", "failed"]
+
+
+def test_what_wecom_refuses_fails_and_what_it_cannot_do_now_is_made_later() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.problems["add_msg_template"] = [
+            refused(-1),
+            refused(45009),
+            NotSent("no connection"),
+            refused(41048),
+        ]
+        s.host.submit(delivery(1))
+        await s.until_over()
+
+    s = scene(play)
+    assert s.words() == {"shop:i1:1": ("failed", "dead_address", "41048")}
+    at = [at for at, _ in s.wecom.named("add_msg_template")]
+    assert [round(b - a) for a, b in pairwise(at)] == [5, 60, 20]
+    assert [link.window > 0 for link in s.account.links] == [True, False, True]
+
+
+def test_a_refusal_that_a_person_must_put_right_stops_the_account() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.problems["add_msg_template"] = [refused(48002)]
+        s.host.submit(delivery(1))
+        await s.until_over()
+
+    s = scene(play)
+    assert s.words() == {"shop:i1:1": ("failed", "config", "48002")}
+    assert [(link.window > 0, link.config) for link in s.account.links] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+@pytest.mark.parametrize(("problem", "calls"), [("lost", 1), (Unanswered("cut"), 2)])
+def test_a_lost_answer_is_looked_for_before_the_call_is_made_again(
+    problem: Any, calls: int
+) -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.problems["add_msg_template"] = [problem]
+        s.host.submit(delivery(1))
+        await s.until_over()
+
+    s = scene(play)
+    assert len(s.wecom.named("add_msg_template")) == calls
+    assert len(s.wecom.tasks) == 1 and set(s.words().values()) == {("sent", None, "")}
+
+
+def test_more_than_one_task_holds_are_two_and_urgent_ones_wait_for_none_of_them() -> None:
+    count = TASK_CUSTOMERS + 50
+    took: list[float] = []
+
+    async def play(s: Scene) -> None:
+        for number in range(count):
+            submitted(s.account, s.host.provider, delivery(number))
+        before = s.host
+        before.process.kill()
+        s.own()  # with everything claimed
+        await asyncio.sleep(0.05)
+        assert s.host._open >= WINDOW / 2
+        content = {"text": "hi", "welcome_code": "W"}
+        begin = s.loop.time()
+        s.host.submit(delivery(count, content))
+        await until(lambda: f"shop:i{count}:1" in s.account.answers, s.loop, every_s=0.01)
+        took.append(s.loop.time() - begin)
+        await s.until_over()
+
+    s = scene(play)
+    assert took[0] < 0.2
+    sizes = [len(body["external_userid"]) for _, body in s.wecom.named("add_msg_template")]
+    assert sizes == [TASK_CUSTOMERS, 50]
+    assert s.account.notes_most == 2 + count // PART + 1
+    assert Counter(word[0] for word in s.words().values()) == {"sent": count}
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "mass": {"text": "hello"},
+    "moment": {"op": "moment.create", "text": "hello"},
+}
+
+
+def killed_at(steps: list[int], content: dict[str, Any]) -> Scene:
+    """The host is killed after so many steps, and the next one after so many of its own, …"""
+
+    async def play(s: Scene) -> None:
+        left = [*steps]
+
+        def killing(what: str) -> None:
+            if left:
+                left[0] -= 1
+                if left[0] <= 0:
+                    left.pop(0)
+                    s.host.process.kill()
+
+        s.wecom.step = s.host.step = killing
+        s.host.submit(delivery(1, content))
+        s.host.submit(delivery(2, content))
+        while True:
+            await until(lambda: s.account.over or not s.host.process.alive, s.loop)
+            if s.account.over:
+                break
+            s.own().step = killing
+
+    return scene(play)
+
+
+CHANCE = random.Random(11)
+KILLS = [
+    *[("mass", [step]) for step in range(1, 21)],
+    *[("moment", [step]) for step in range(1, 43)],
+    *[("mass", [CHANCE.randint(1, 12) for _ in range(4)]) for _ in range(40)],
+    *[("moment", [CHANCE.randint(1, 24) for _ in range(4)]) for _ in range(40)],
+]
+
+
+@pytest.mark.parametrize(("kind", "steps"), KILLS, ids=str)
+def test_whenever_hosts_die_each_is_sent_once_and_told_once(kind: str, steps: list[int]) -> None:
+    s = killed_at(steps, KINDS[kind])
+    in_tasks = Counter(to for task in s.wecom.tasks.values() for to in task["to"])
+    assert set(in_tasks.values()) <= {1}
+    assert len(s.wecom.moments) == (2 if kind == "moment" else 0)
+    assert {word[0] for word in s.words().values()} == {"sent"} and len(s.words()) == 2
+    assert all(len(told) == 1 for told in s.account.receipts.values())
+    assert not s.account.notes
+
+
+def test_notes_that_are_not_stored_hold_everything_back() -> None:
+    async def play(s: Scene) -> None:
+        s.host.refuses = 3
+        s.host.submit(delivery(1))
+        await asyncio.sleep(2)
+        assert not s.account.answers
+        await s.until_over()
+
+    s = scene(play)
+    assert s.account.counts["not_stored"] == 3 and set(s.words().values()) == {("sent", None, "")}
+
+
+def test_stopping_hands_back_what_is_not_stored() -> None:
+    kinds: list[str] = []
+
+    async def play(s: Scene) -> None:
+        s.host.refuses = 100
+        s.host.submit(delivery(1))
+        await asyncio.sleep(0.5)
+        s.host.submit(delivery(2))
+        s.host.answered = lambda _, answer: kinds.append(answer.kind)  # type: ignore[method-assign]
+        await s.host.provider.stop(0.1)
+
+    scene(play)
+    assert kinds == ["unknown", "retry"]
+
+
+# ---- moments and transfers -------------------------------------------------------------------
+
+
+def test_a_moment_is_sent_when_it_is_published_and_says_who_sees_it() -> None:
+    async def play(s: Scene) -> None:
+        s.host.submit(delivery(1, KINDS["moment"]))
+        await s.until_over()
+
+    s = scene(play)
+    ((_, body),) = s.wecom.named("add_moment_task")
+    assert body["visible_range"] == {"sender_list": {"user_list": ["u1"]}}
+    assert s.words() == {"shop:i1:1": ("sent", None, "")}
+    (inbound,) = s.account.inbound
+    assert inbound.content == {
+        "event": "moment_published",
+        "moment": "mo0",
+        "members": 1,
+        "customers": 3,
+    }
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize(
+    ("status", "word", "owner"),
+    [
+        (1, ("delivered", None, ""), [{"owner": "a2"}]),
+        (3, ("failed", "provider", "customer-refused"), []),
+        (2, ("failed", "expired", "not-confirmed"), []),
+    ],
+)
+def test_a_transfer_ends_as_the_customer_or_wecom_decides(
+    left: bool, status: int, word: Any, owner: Any
+) -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.answers["transfer_customer"] = lambda body: {
+            "customer": [{"external_userid": "wm1", "errcode": 0}]
+        }
+        s.wecom.answers["transfer_result"] = lambda body: {
+            "customer": [{"external_userid": "wm1", "status": status}]
+        }
+        content = {"op": "customer.transfer", "to": "u2", "left": left, "owner": "a2"}
+        s.host.submit(delivery(1, content))
+        await s.until_over()
+
+    s = scene(play)
+    assert s.words() == {"shop:i1:1": word}
+    assert [one.fields for one in s.account.commands] == owner
+    assert all(("resigned" in name) == left for _, name, _ in s.wecom.calls)
+
+
+# ---- orders ----------------------------------------------------------------------------------
+
+
+def welcome(until_s: float = 20, text: str = "hi") -> dict[str, Any]:
+    until_ms = START_MS + int(until_s * 1_000)
+    return {"text": text, "welcome_code": "W", "welcome_until": rfc3339(until_ms)}
+
+
+WELCOMES = [
+    ([], 0, ("accepted", None, ""), 1),
+    ([], 21, ("failed", "expired", "welcome-late"), 0),
+    ([refused(41051)], 0, ("failed", "expired", "41051"), 1),
+    ([refused(41050)], 0, ("failed", "expired", "41050"), 1),
+    ([refused(-1), refused(41096)], 0, ("accepted", None, ""), 3),
+    (["lost", refused(41051)], 0, ("accepted", None, "41051"), 2),
+    ([NotSent("no connection")] * 9, 18.6, ("failed", "expired", "welcome-late"), 3),
+]
+
+
+@pytest.mark.parametrize(("problems", "after_s", "said", "calls"), WELCOMES)
+def test_a_welcome_message_goes_out_in_its_20_seconds_or_not_at_all(
+    problems: Any, after_s: float, said: Any, calls: int
+) -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.problems["send_welcome_msg"] = list(problems)
+        await asyncio.sleep(after_s)
+        s.host.submit(delivery(1, welcome()))
+        await s.until_over()
+
+    s = scene(play)
+    answer = s.account.answers["shop:i1:1"]
+    assert (answer.kind, answer.failure, answer.code) == said
+    assert answer.receipts == 0 and answer.status == "sent"
+    sent = s.wecom.named("send_welcome_msg")
+    assert len(sent) == calls and all(at < 20 for at, _ in sent)
+    for _, body in sent:
+        assert body == {"welcome_code": "W", "text": {"content": "hi"}}
+
+
+def test_a_join_way_is_told_as_an_event_of_the_group() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.answers["add_join_way"] = lambda body: {"config_id": "cfg"}
+        s.wecom.answers["get_join_way"] = lambda body: {"join_way": {"qr_code": "https://qr"}}
+        content = {"op": "group.invite", "state": "s1", "auto_create": True}
+        s.host.submit(delivery(1, content, customer="~wr1", to="wr1"))
+        await s.until_over()
+
+    s = scene(play)
+    (inbound,) = s.account.inbound
+    assert inbound.sender == "~wr1" and inbound.content == {
+        "event": "group_join_way",
+        "config": "cfg",
+        "state": "s1",
+        "qr_code": "https://qr",
+    }
+
+
+@pytest.mark.parametrize(
+    ("failed", "owner", "kind"),
+    [([], "", "accepted"), ([1], "u2", "accepted"), ([1], "u1", "failed")],
+)
+def test_a_group_gets_another_owner_or_has_it_already(failed: Any, owner: str, kind: str) -> None:
+    async def play(s: Scene) -> None:
+        listed = [{"chat_id": "wr1", "errcode": 90501} for _ in failed]
+        s.wecom.answers["onjob_transfer"] = lambda body: {"failed_chat_list": listed}
+        s.wecom.answers["get"] = lambda body: {"group_chat": {"owner": owner}}
+        content = {"op": "group.update", "owner": "u2"}
+        s.host.submit(delivery(1, content, customer="~wr1", to="wr1"))
+        await s.until_over()
+
+    assert scene(play).account.answers["shop:i1:1"].kind == kind
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "code"),
+    [
+        ({"op": "group.create", "name": "n", "members": ["u"]}, {"customer": "~w"}, "no-api"),
+        ({"op": "group.dissolve"}, {"customer": "~w"}, "no-api"),
+        ({"op": "group.update", "name": "n"}, {"customer": "~w"}, "no-api"),
+        ({"op": "group.invite"}, {}, "content"),
+        ({"op": "what"}, {}, "content"),
+        ({"op": "mass.cancel"}, {}, "content"),
+        ({"text": "x", "welcome_code": ""}, {}, "content"),
+        ({"text": "x", "welcome_code": "W", "welcome_until": 7}, {}, "content"),
+        ({"text": "x", "welcome_code": "W"}, {"customer": "~w"}, "content"),
+        ({"text": "x"}, {"to": "not an id"}, "address"),
+        ({"text": "x" * 5_000}, {}, "content"),
+    ],
+)
+def test_what_cannot_leave_says_why(content: Any, fields: Any, code: str) -> None:
+    async def play(s: Scene) -> None:
+        with pytest.raises(Unsendable) as raised:
+            s.host.provider.prepare(delivery(1, content, **fields))
+        assert raised.value.provider_code == code
+
+    scene(play)
+
+
+# ---- being called ----------------------------------------------------------------------------
+
+
+def test_an_event_is_confirmed_when_it_is_stored() -> None:
+    told = Event("change_external_contact", "del_follow_user", {"ExternalUserID": "wm1"}, 7, "e1")
+
+    def request(body: bytes, method: str = "EVENT") -> Callback:
+        return Callback(method, {}, {}, body)
+
+    statuses: list[int] = []
+
+    async def play(s: Scene) -> None:
+        called: list[Coroutine[Any, Any, Any]] = [
+            s.host.provider.callback(request(told.encode())),
+            s.host.provider.callback(request(b"\xff{")),
+            s.host.provider.callback(request(b"", "GET")),
+        ]
+        statuses.extend([(await one).status for one in called])
+        s.host.refuses = 1
+        statuses.append((await s.host.provider.callback(request(told.encode()))).status)
+
+    s = scene(play)
+    assert statuses == [200, 400, 404, 503]
+    assert [one.op for one in s.account.commands] == ["dnd.set"]
+    assert msgspec.json.encode(s.account.inbound[0].content) == b'{"event":"friend_deleted_us"}'
