@@ -20,7 +20,6 @@ import msgspec
 from defusedxml.ElementTree import fromstring
 from msgspec import Struct
 
-from channels.http import CALLBACK_BYTES
 from channels.provider import Callback, Reply
 from channels.wecom.config import KfConfig, MemberConfig, WecomConfig
 from channels.wecom.crypto import CallbackRefused, Crypto
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 AGE_S: Final = 300
 """A callback with an older (or a later) time is refused: a replay, or clocks that differ. WeCom
 repeats within seconds."""
+BODY_BYTES: Final = 64 * 1024
+"""Of one callback. The longest, 500 members who left a group, has 45 KiB; and anybody may make us
+parse so much before the signature is looked at."""
 ELEMENTS_MAX: Final = 2_000
 """Elements of an event. Events have about ten, and one for each of up to 500 members of a group who
 came or went."""
@@ -90,7 +92,7 @@ def _understood(config: WecomConfig, callback: Callback, now_ms: int) -> Reply |
         raise CallbackRefused("no callbacks for this account", status=404)
     if callback.method not in ("GET", "POST"):
         raise CallbackRefused("GET and POST only", status=405)
-    if len(callback.body) > CALLBACK_BYTES:
+    if len(callback.body) > BODY_BYTES:
         raise CallbackRefused("too long", status=413)
     crypto = Crypto(config.callback_token, config.callback_key, config.corp_id)
     if callback.method == "GET":
