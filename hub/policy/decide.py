@@ -79,7 +79,7 @@ def _walk_route(question: Question, state: ConversationState, instant: int) -> V
     best_channel, best_ready = "", NEVER
     for channel in question.route:
         found = _blocks_of(question, state, channel, instant)
-        if not found:
+        if found is None:
             return Verdict("dispatched", channel, blocks, instant)
         # A rule that stands in the way of two channels alike is one reason.
         blocks = (*blocks, *(b for b in found if b not in blocks)) if blocks else tuple(found)
@@ -96,7 +96,8 @@ def _walk_route(question: Question, state: ConversationState, instant: int) -> V
         if ready < best_ready:
             best_channel, best_ready = channel, ready
     if best_ready == NEVER:
-        best_channel = _waits_for_customer(question, state, instant)
+        if question.asked[channel].may_wait:
+            best_channel = _waits_for_customer(question, state, instant)
         if not best_channel:
             return Verdict("suppressed", "", blocks, NEVER)
     return Verdict("held", best_channel, blocks, best_ready)
@@ -107,29 +108,34 @@ def _waits_for_customer(question: Question, state: ConversationState, instant: i
     for channel in question.route:
         if not question.asked[channel].windows:
             continue
-        for_ever = [b for b in _blocks_of(question, state, channel, instant) if b.ready == NEVER]
-        if all(block.kind == "window" for block in for_ever):
+        found = _blocks_of(question, state, channel, instant) or ()
+        if all(block.kind == "window" for block in found if block.ready == NEVER):
             return channel
     return ""
 
 
 def _blocks_of(
     question: Question, state: ConversationState, channel: str, instant: int
-) -> list[Block]:
-    """Every rule that forbids this channel at this moment."""
+) -> list[Block] | None:
+    """Every rule that forbids this channel at this moment; None when it is free."""
     question.channel = channel
-    blocks = [] if channel in state.to else [NO_ADDRESS]
+    blocks = None if channel in state.to else [NO_ADDRESS]
     asked = question.asked[channel]
-    if state.dnd and asked.dnd:
-        blocks.extend(dnd_blocks(question, state, instant))
-    if not state.sends:
+    if state.dnd and asked.dnd and (refused := dnd_blocks(question, state, instant)):
+        blocks = [*(blocks or ()), *refused]
+    sends = state.sends
+    if not sends:
         rules = asked.never_sent
-    elif len(state.sends) < asked.fewest:
+    elif len(sends) < asked.fewest:
         rules = asked.rarely_sent
     else:
         rules = asked.all
     for rule in rules:
         block = rule.block(question, state, instant)
-        if block is not None:
+        if block is None:
+            continue
+        if blocks is None:
+            blocks = [block]
+        else:
             blocks.append(block)
     return blocks

@@ -81,6 +81,7 @@ class Policy:
             [*matching(self.quiet), *matching(self.presence)],
             matching(self.windows),
             dnd=not self.bypasses(category, "dnd"),
+            may_wait=bool(self.windows),
         )
 
     def bypasses(self, category: str, kind: str) -> bool:

@@ -333,10 +333,13 @@ class Asked:
     """The rules that one (category, channel, app) is asked about, in the document's order.
 
     Most customers have had few messages lately: without any no gap can block (`never_sent`), and
-    with fewer than the smallest limit of a cap, `fewest`, no cap (`rarely_sent`).
+    with fewer than the smallest limit of a cap, `fewest`, no cap (`rarely_sent`). `may_wait`: the
+    policy has windows, for whichever channel.
     """
 
-    __slots__ = ("all", "dnd", "fewest", "label", "never_sent", "rarely_sent", "windows")
+    __slots__ = (
+        *("all", "dnd", "fewest", "label", "may_wait", "never_sent", "rarely_sent", "windows"),
+    )
 
     def __init__(
         self,
@@ -347,8 +350,10 @@ class Asked:
         windows: Sequence[Window],
         *,
         dnd: bool,
+        may_wait: bool,
     ) -> None:
         self.label = label
+        self.may_wait = may_wait
         self.windows = tuple(windows)
         self.never_sent = (*others, *windows)
         self.rarely_sent = (*gaps, *self.never_sent)
