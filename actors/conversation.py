@@ -348,12 +348,14 @@ class Conversation(Struct, gc=False):
         )
 
     def _hand_over(self, delivery: Delivery, parked: BodyRef | None) -> None:
+        """Store it, show it, and count it where the customer's messages count."""
         state, channel = self.state, delivery.channel
         self.effects.deliver(delivery, parked)
-        if state.windows:
-            windows.sent(state, channel, delivery.account)
-        if state.waiting:
-            self._answered(channel)
+        if delivery.category != groups.NO_CATEGORY:  # an operation says nothing to her
+            if state.windows:
+                windows.sent(state, channel, delivery.account)
+            if state.waiting:
+                self._answered(channel)
         keep_ms = self.policy.archived(channel)
         if keep_ms is not None:
             self.effects.live(live.handed(delivery), keep_ms, parked)

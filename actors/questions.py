@@ -26,6 +26,14 @@ def describe(key: str, state: ConversationState, policy: Policy, now: int) -> di
         if state.agent is None
         else {"agent": state.agent, "until": _until(state.takeover)},
         "last_inbound_at": rfc3339(state.inbound) if state.inbound else None,
+        "waits_for_answer": [
+            {**_place(place), "since": rfc3339(since), "reminders": given}
+            for place, (since, given) in state.waiting.items()
+        ],
+        "windows": [
+            {**_place(place), "last_inbound_at": rfc3339(wrote), "dispatches_since": count}
+            for place, (wrote, count) in state.windows.items()
+        ],
         "caps": _caps(key, state, policy, now),
         "held": [_held(key, held, state, policy, now) for held in state.held if not held.in_flight],
         "in_flight": [_in_flight(held) for held in state.held if held.in_flight],
@@ -42,6 +50,11 @@ def describe(key: str, state: ConversationState, policy: Policy, now: int) -> di
         ],
         "policy": policy.version,
     }
+
+
+def _place(place: str) -> dict[str, str]:
+    channel, _, account = place.partition(" ")
+    return {"channel": channel, "account": account}
 
 
 def _until(until: int) -> str | None:

@@ -411,9 +411,7 @@ class Turn:
 
 
 _FOREIGN = "customer does not match the subject: it belongs to another partition"
-_TOO_MUCH = (
-    "the customers of this array have more history than one commit holds; use smaller arrays"
-)
+_TOO_MUCH = "this array leads to more than one commit holds; use smaller arrays"
 
 
 def _refused(message: Message, reason: str) -> Rejection:

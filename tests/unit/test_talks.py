@@ -10,6 +10,7 @@ import pytest
 
 from actors.batch import Batch
 from actors.partition import Partition
+from actors.questions import describe
 from actors.turn import Turn
 from hub import limits
 from hub.checkers import check_all
@@ -335,6 +336,16 @@ def test_reminders_and_held_intents_wake_at_their_own_times():
     assert objects(hub.wait(5 * MINUTE_MS), "hub.event.")
 
 
+def test_a_customer_s_page_says_where_she_waits_and_what_may_still_be_sent():
+    hub = Hub(REMINDERS, WINDOW)
+    hub.writes("hello?")
+    hub.wait(15 * MINUTE_MS)
+    page = describe(KEY, hub.state(), hub.policy, hub.now)
+    at = {"channel": "wecom", "account": "a1"}
+    assert page["waits_for_answer"] == [{**at, "since": rfc3339(NOW), "reminders": 1}]
+    assert page["windows"] == [{**at, "last_inbound_at": rfc3339(NOW), "dispatches_since": 0}]
+
+
 def test_accounts_a_customer_waits_for_are_bounded():
     hub = Hub(REMINDERS, WINDOW)
     for number in range(limits.CONVERSATION_ACCOUNTS + 1):
@@ -457,16 +468,19 @@ def test_a_group_is_made_written_to_and_counted_by_nothing():
 
 
 def test_operations_on_a_customer_need_an_address_and_mind_no_rule():
-    hub = Hub(WINDOW)
+    hub = Hub(WINDOW, REMINDERS)
     transfer = command("customer.transfer", "k1", to="wu", account="m-1")
     assert told(hub.take("command", transfer)) == [("k1", "rejected")]
     hub.take("command", command("profile.set", "k2", to={"wecom": "wm1"}))
     hub.take("command", command("dnd.set", "k3", scope="all"))
+    hub.writes("hello?", account="m-1")
     stored = hub.take("command", transfer)
     assert told(stored) == [("k1", "dispatched")]
     (delivery,) = objects(stored, "hub.out.")
     assert delivery["content"] == {"op": "customer.transfer", "to": "wu"}
     assert (delivery["account"], delivery["to"]) == ("m-1", "wm1")
+    place = window_key("wecom", "m-1")
+    assert (hub.state().windows, hub.state().waiting) == ({place: [NOW, 0]}, {place: [NOW, 0]})
 
 
 # ---- the same class elsewhere --------------------------------------------------------------------
