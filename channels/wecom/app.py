@@ -11,7 +11,8 @@ text to the same member is a repeat to it, also when it was meant. So it is aske
 - where the content asks for it (`"duplicate_check": seconds`): that message goes by itself, since
   with other recipients beside it a request would never be the same again.
 
-An unanswered request is never made again: `resend` is False.
+An unanswered message is never sent again: `resend` is False. An unanswered order about a group is,
+where doing it twice is doing it once: the group has the id that we gave it.
 
 Sources: WeCom's pages 90236 (message/send), 90244 to 90248 (appchat), 90240 and 90241 (callbacks).
 """
@@ -19,6 +20,7 @@ Sources: WeCom's pages 90236 (message/send), 90244 to 90248 (appchat), 90240 and
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -27,7 +29,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from channels.http import MALFORMED, NOT_STORED, Confirmation
+from channels.http import MALFORMED, NOT_STORED, Confirmation, Unanswered
 from channels.provider import (
     Answer,
     Bundle,
@@ -49,6 +51,7 @@ from channels.wecom.app_groups import (
     closing,
     group_order,
 )
+from channels.wecom.app_rates import GroupRates, KnownMembers
 from channels.wecom.callbacks import Event, targets
 from channels.wecom.client import WecomClient
 from channels.wecom.config import AppConfig, ms
@@ -144,6 +147,8 @@ class AppProvider:
         self._account = account
         self._duplicates_s = ms(config, "duplicate_check") // 1_000
         self._closed = ClosedGroups({})
+        self._rates = GroupRates()
+        self._known = KnownMembers()
         self._client = client or WecomClient(config, clock, chance, counted=self._count)
         self._batches = Batches(
             self._request,
@@ -263,17 +268,43 @@ class AppProvider:
         if message.chat in self._closed:
             return Outcome(Answer("failed", failure="dead_address", code=GROUP_CLOSED))
         try:
+            try:
+                members = await self._members_of(message.chat)
+            except Unanswered as error:
+                return Outcome(Answer("retry", code=error.code))  # nothing is sent by asking
+            at_s = self._clock.steady_s()
+            wait_s = self._rates.wait_s(members, at_s)
+            if wait_s:
+                wait_ms = math.ceil(wait_s * 1_000)
+                code = "group-rate"
+                return Outcome(
+                    Answer("throttled", code=code, retry_after_ms=wait_ms, scope="recipient")
+                )
+            self._rates.add(members, at_s)
             await self._client.call("appchat/send", message.body)
         except WecomError as error:
             return self._group_refusal(error)
         return Outcome(Answer("accepted"))
 
+    async def _members_of(self, chat: str) -> tuple[str, ...]:
+        """Who is told what the group is told."""
+        known = self._known.get(chat, self._clock.steady_s())
+        if known is not None:
+            return known
+        reply = await self._client.call("appchat/get", chatid=chat)
+        return self._known.learn(chat, reply, self._clock.steady_s())
+
     async def _order(self, order: GroupOrder) -> Outcome:
+        self._known.forget(order.chat)
         try:
             if order.api:
                 await self._client.call(order.api, order.body)
                 return Outcome(Answer("accepted"))
             return await self._dissolve(order.chat)
+        except Unanswered as error:
+            if not order.repeatable:
+                raise
+            return Outcome(Answer("retry", code=error.code))
         except WecomError as error:
             outcome = self._group_refusal(error)
             if error.errcode in WRONG_MEMBERS:

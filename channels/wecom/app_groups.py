@@ -49,6 +49,11 @@ class GroupOrder(Struct, frozen=True):
     def key(self) -> bytes:
         return b""
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether doing it twice is doing it once. Removing somebody who is gone is refused."""
+        return "del_user_list" not in self.body
+
     def __repr__(self) -> str:
         return f"GroupOrder({self.api or 'dissolve'!r})"
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from channels.http import NotSent, Unanswered
 from channels.provider import Answer, Bundle, Callback, Prepared, Stored, Submission, Unsendable
 from channels.wecom.app import AppConfig, AppProvider, check
 from channels.wecom.app_groups import CLOSED_NOTES, ClosedGroups
+from channels.wecom.app_rates import MEMBER_MIN, GroupRates, KnownMembers
 from channels.wecom.callbacks import Event
 from channels.wecom.errors import refused
 from hub.contract.types import Delivery
@@ -308,6 +311,7 @@ async def test_messages_and_orders_to_a_group(bench: Bench) -> None:
             "appchat/create",
             {"chatid": "g1", "name": "Sales", "owner": "wu", "userlist": ["wu", "li"]},
         ),
+        ("appchat/get", {"chatid": "g1"}),
         ("appchat/send", {"chatid": "g1", "msgtype": "text", "text": {"content": "hi"}}),
         (
             "appchat/update",
@@ -412,6 +416,71 @@ async def test_what_wecom_says_of_groups(
     bench.client.script = lambda name, body: refused(errcode, api=name)
     assert await bench.send(to("~g1", content)) == answer
     assert bench.told.links[-1].window  # messages to members go on
+
+
+@pytest.mark.parametrize(
+    ("silent", "content", "kind"),
+    [
+        ("appchat/get", {"text": "t"}, "retry"),
+        ("appchat/send", {"text": "t"}, "unknown"),
+        ("appchat/create", {"op": "group.create", "members": ["x", "y"]}, "retry"),
+        ("appchat/update", {"op": "group.update", "add": ["x"]}, "retry"),
+        ("appchat/update", {"op": "group.update", "remove": ["x"]}, "unknown"),
+        ("appchat/get", {"op": "group.dissolve"}, "retry"),
+    ],
+)
+async def test_only_what_may_be_done_twice_is_done_again(
+    bench: Bench, silent: str, content: dict[str, Any], kind: str
+) -> None:
+    bench.client.script = lambda name, body: Unanswered("x") if name == silent else {"errcode": 0}
+    assert (await bench.send(to("~g1", content))).kind == kind
+
+
+async def test_a_group_is_not_told_what_its_members_would_not_get(bench: Bench) -> None:
+    bench.client.script = lambda name, body: {"chat_info": {"userlist": ["li", "wu"]}}
+    for number in range(MEMBER_MIN):
+        group = f"~g{number % 4}"  # the members are in all of them
+        assert (await bench.send(to(group, {"text": "t"}, f"x:{number}:1"))).kind == "accepted"
+    answer = await bench.send(to("~g9", {"text": "t"}))
+    assert (answer.kind, answer.scope, answer.code) == ("throttled", "recipient", "group-rate")
+    assert answer.retry_after_ms == 60_000
+    assert sum(name == "appchat/send" for name, _ in bench.client.calls) == MEMBER_MIN
+    assert sum(name == "appchat/get" for name, _ in bench.client.calls) == 5
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 20), st.lists(st.sampled_from("abcde"), min_size=1, unique=True)),
+        max_size=60,
+    )
+)
+def test_no_limit_of_groups_is_ever_exceeded(sends: list[tuple[float, list[str]]]) -> None:
+    rates, at_s, sent = GroupRates(per_min=12, per_hour=40, member_per_min=5), 0.0, []
+    for pause_s, members in sends:
+        at_s += pause_s
+        wait_s = rates.wait_s(members, at_s)
+        assert rates.wait_s(members, at_s + wait_s + 0.001) == 0.0
+        at_s += wait_s + 0.001
+        rates.add(members, at_s)
+        sent.append((at_s, members))
+    for start_s, _ in sent:
+        minute = [names for t, names in sent if start_s <= t < start_s + 60]
+        assert sum(map(len, minute)) <= 12
+        assert all(sum(one in names for names in minute) <= 5 for one in "abcde")
+        hour = [names for t, names in sent if start_s <= t < start_s + 3_600]
+        assert sum(map(len, hour)) <= 40
+
+
+def test_members_of_groups_are_remembered_for_a_while() -> None:
+    known = KnownMembers()
+    many = {"chat_info": {"userlist": [f"u{n}" for n in range(2_000)]}}
+    for number in range(150):
+        assert len(known.learn(f"g{number}", many, 0.0)) == 2_000
+    assert known.get("g0", 1.0) is None  # the oldest went
+    assert known.get("g149", 599.0) is not None
+    assert known.get("g149", 600.0) is None
+    for odd in ({}, {"chat_info": 7}, {"chat_info": {"userlist": 7}}):
+        assert known.learn("g1", odd, 0.0) == ()
 
 
 def test_closed_groups_are_few_notes_and_the_oldest_are_forgotten() -> None:
