@@ -52,7 +52,7 @@ from channels.wecom.app_groups import (
     group_order,
 )
 from channels.wecom.app_rates import GroupRates, KnownMembers
-from channels.wecom.callbacks import Event, targets
+from channels.wecom.callbacks import Event
 from channels.wecom.client import WecomClient
 from channels.wecom.config import AppConfig, ms
 from channels.wecom.config import check as check_table
@@ -63,7 +63,7 @@ from hub.clock import Clock
 from hub.contract.types import Delivery
 from hub.errors import ConfigError, TactError
 
-__all__ = ["AppConfig", "AppProvider", "check", "targets"]
+__all__ = ["AppConfig", "AppProvider", "check"]
 
 WINDOW: Final = 16
 """Messages that may be unanswered at once for each connection: enough that a campaign fills its

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from channels.accounts import AccountConfig
 from channels.provider import Answer, Bundle, Callback, Reply, Stored, Submission, Unsendable
-from channels.wecom.app import AppConfig, AppProvider, targets
+from channels.wecom.app import AppConfig, AppProvider
+from channels.wecom.callbacks import targets
 from channels.wecom.fake.server import FakeWecom
 from channels.wecom.fake.settings import AGENT_ID, CALLBACK_KEY, CALLBACK_TOKEN, SECRET, Size
 from hub.clock import Clock, SystemClock
