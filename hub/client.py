@@ -5,6 +5,8 @@
         async for outcome in hub.outcomes():
             ...
 
+and, for whom the policy archives: `async for message in hub.live("sales"): …`.
+
 A publish that returned is stored and will be decided exactly once. One that raised may be published
 again with the same id, as often as one likes.
 """
@@ -14,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 import structlog
@@ -23,12 +26,15 @@ from hub.clock import Clock, SystemClock
 from hub.contract.decode import Rejection, decode
 from hub.contract.subjects import (
     INTENT_LANES,
+    event_subject,
     is_source,
+    live_subject,
     outcome_subject,
     partition_of,
     publish_subject,
 )
-from hub.contract.types import AnyCommand, Intent, Outcome
+from hub.contract.times import to_ms
+from hub.contract.types import AnyCommand, Event, Intent, LiveMessage, Outcome
 from hub.errors import ConfigError, TactError
 from hub.ledger.connection import Connection
 from hub.ledger.consumer import DurableConsumer, Taken
@@ -38,12 +44,14 @@ from hub.ledger.streams import LEDGER
 from hub.ledger.visitor import store, unsettled, visit
 
 __all__ = [
+    "Events",
     "HubClient",
     "HubError",
     "HubFull",
     "HubRefused",
     "HubUnavailable",
     "InvalidIntent",
+    "Live",
     "Outcomes",
     "PublishFailed",
 ]
@@ -53,10 +61,7 @@ _log = structlog.get_logger(__name__)
 _COMMAND: Final = "command"
 _YIELD_OBJECTS: Final = 128
 """Objects `publish_many` prepares between two looks at the event loop."""
-_DECODER: Final = {
-    False: msgspec.json.Decoder(list[Outcome] | Outcome),
-    True: msgspec.msgpack.Decoder(list[Outcome] | Outcome),
-}
+Told = TypeVar("Told", Outcome, Event, LiveMessage)
 
 
 class HubError(TactError):
@@ -142,7 +147,7 @@ class HubClient:
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
         self._partitions = 0
-        self._readers: set[Outcomes] = set()
+        self._readers: set[_Reader[Any]] = set()
 
     @classmethod
     def connect(
@@ -274,48 +279,80 @@ class HubClient:
             raise HubUnavailable("the client is not open: use it within `async with`")
         return self._publisher
 
-    # ---- outcomes ----------------------------------------------------------------------------
+    # ---- what the hub tells ------------------------------------------------------------------
 
     def outcomes(self, durable: str | None = None) -> Outcomes:
         """What became of this application's intents, from where `durable` left off.
 
         `durable` names the place remembered on the server; by default the application's name.
         """
+        consumer = self._consumer(durable or self.app, outcome_subject(self.app))
+        return self._reading(Outcomes(Outcome, consumer, self._readers))
+
+    def events(self, durable: str | None = None) -> Events:
+        """What this application should know beside outcomes (customers who wait, forbidden words),
+        from where `durable` left off; by default its place is `<app>-events`."""
+        consumer = self._consumer(durable or f"{self.app}-events", event_subject(self.app))
+        return self._reading(Events(Event, consumer, self._readers))
+
+    def live(
+        self, account: str, durable: str | None = None, *, since: datetime | None = None
+    ) -> Live:
+        """The conversations of an account, both directions, from where `durable` left off; by
+        default its place is `<app>-live-<account>`. The first time from `since` on, or from now.
+
+        There is something only if the policy archives the account's channel.
+        """
+        subject = live_subject(account)
+        name = durable or f"{self.app}-live-{subject.rpartition('.')[2]}"
+        start_ms = self._clock.now_ms() if since is None else to_ms(since)
+        consumer = self._consumer(name, subject, start_ms)
+        return self._reading(Live(LiveMessage, consumer, self._readers))
+
+    def _consumer(self, name: str, subject: str, start_ms: int | None = None) -> DurableConsumer:
         self._ready()
         assert self._connection is not None
-        consumer = DurableConsumer(
+        return DurableConsumer(
             self._connection,
             stream=LEDGER,
-            name=durable or self.app,
-            subject=outcome_subject(self.app),
+            name=name,
+            subject=subject,
             chance=self._chance,
+            start_ms=start_ms,
         )
-        outcomes = Outcomes(consumer, self._readers)
-        self._readers.add(outcomes)
-        return outcomes
+
+    def _reading(self, reader: Reading) -> Reading:
+        self._readers.add(reader)
+        return reader
 
 
-class Outcomes:
-    """An endless asynchronous iterator over outcomes; arrays come one by one.
+class _Reader(Generic[Told]):
+    """An endless asynchronous iterator over what the hub tells; arrays come one by one.
 
     Asking for the next one says that the last is done with, and the message is acknowledged when
-    its last one is: an outcome may come again after a crash, never be missed. `aclose()` gives back
-    the rest.
+    its last one is: one may come again after a crash, never be missed. `aclose()` gives back the
+    rest.
     """
 
-    def __init__(self, consumer: DurableConsumer, readers: set[Outcomes]) -> None:
+    def __init__(
+        self, kind: type[Told], consumer: DurableConsumer, readers: set[_Reader[Any]]
+    ) -> None:
+        self._decoder = {
+            False: msgspec.json.Decoder(list[kind] | kind),  # type: ignore[valid-type]
+            True: msgspec.msgpack.Decoder(list[kind] | kind),  # type: ignore[valid-type]
+        }
         self._consumer = consumer
         self._readers = readers
         self._opened = False
         self._closed = False
         self._message: Taken | None = None
-        self._rest: list[Outcome] = []  # last first
+        self._rest: list[Told] = []  # last first
 
-    def __aiter__(self) -> Outcomes:
+    def __aiter__(self: Reading) -> Reading:
         return self
 
-    async def __anext__(self) -> Outcome:
-        """The next outcome. Raises HubUnavailable at first, HubRefused when it cannot be read."""
+    async def __anext__(self) -> Told:
+        """The next one. Raises HubUnavailable at first, HubRefused when it cannot be read."""
         if self._closed:
             raise StopAsyncIteration
         try:
@@ -327,7 +364,7 @@ class Outcomes:
                     await self._consumer.acknowledge(self._message)
                     self._message = None
                 self._message = await self._consumer.next()
-                self._rest = _outcomes_of(self._message)
+                self._rest = self._told_in(self._message)
         except TactError as error:
             if self._closed:
                 raise StopAsyncIteration from None
@@ -340,15 +377,29 @@ class Outcomes:
         self._readers.discard(self)
         await self._consumer.close()
 
+    def _told_in(self, message: Taken) -> list[Told]:
+        try:
+            found = self._decoder[message.packed].decode(message.payload)
+        except msgspec.MsgspecError as error:
+            # Only the hub writes here, perhaps a newer one: what we do not know is skipped.
+            _log.error("outcome_unreadable", sequence=message.sequence, error=str(error))
+            return []
+        return found[::-1] if isinstance(found, list) else [found]
 
-def _outcomes_of(message: Taken) -> list[Outcome]:
-    try:
-        found = _DECODER[message.packed].decode(message.payload)
-    except msgspec.MsgspecError as error:
-        # Only the hub writes here, perhaps a newer one: what this client does not know it skips.
-        _log.error("outcome_unreadable", sequence=message.sequence, error=str(error))
-        return []
-    return found[::-1] if isinstance(found, list) else [found]
+
+Reading = TypeVar("Reading", bound=_Reader[Any])
+
+
+class Outcomes(_Reader[Outcome]):
+    """What became of intents; see `HubClient.outcomes`."""
+
+
+class Events(_Reader[Event]):
+    """What an application should know beside outcomes; see `HubClient.events`."""
+
+
+class Live(_Reader[LiveMessage]):
+    """The conversations of an account; see `HubClient.live`."""
 
 
 class _Run:

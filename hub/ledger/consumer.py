@@ -20,6 +20,7 @@ from nats.aio.subscription import Subscription
 
 from hub import limits
 from hub.contract.decode import MSGPACK
+from hub.contract.times import rfc3339
 from hub.ledger.connection import Connection, backoff_ms
 from hub.ledger.intake import ack_tokens
 from hub.ledger.port import LedgerError, LedgerUnavailable, ServerRefused
@@ -58,11 +59,14 @@ class DurableConsumer:
         name: str,
         subject: str,
         chance: random.Random | None = None,
+        start_ms: int | None = None,
     ) -> None:
+        """`start_ms` (Unix): where a consumer that has to be made begins; None: with the first."""
         self._connection = connection
         self._stream = stream
         self._name = name
         self._subject = subject
+        self._start_ms = start_ms
         self._chance = chance or random.Random()
         self._held: dict[int, Taken] = {}  # by sequence; given out or buffered
         self._ready: deque[int] = deque()  # of those, what is buffered
@@ -257,6 +261,10 @@ class DurableConsumer:
                 "ack_wait": limits.OUTCOME_ACK_WAIT_S * _NS,
                 "max_ack_pending": 2 * limits.OUTCOME_PULL_MESSAGES,
             }
+            if self._start_ms is not None:
+                # One that was deleted begins there again: rather twice than never.
+                start = {"opt_start_time": rfc3339(self._start_ms)}
+                config |= {"deliver_policy": "by_start_time"} | start
             await self._connection.api(
                 f"CONSUMER.CREATE.{where}.{self._subject}",
                 {"stream_name": self._stream, "action": "create", "config": config},

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, Servi
 
 from channels.gateway import Gateway, GatewayUnavailable
 from hub import limits
-from hub.client import HubClient
+from hub.client import HubClient, HubUnavailable
 from hub.ledger.streams import StreamSizes, stream_configs
 from hub.service.natsd import NatsServer, find_binary
 from tests.support.ledger import eventually
@@ -421,6 +422,41 @@ async def test_a_desk_hears_nothing_else(world: World, subject: str, durable: st
             json.dumps(body).encode(),
         )
     assert await hub.consumers_info("LEDGER") == []
+
+
+async def test_the_client_library_follows_conversations_and_events_with_no_more(
+    world: World,
+) -> None:
+    hub, login = await world.hub(), {"user": "desk", "password": password("desk")}
+    live = {"id": "m-0", "account": "sales", "channel": "wecom", "customer": "c-1"}
+    live |= {"direction": "in", "author": "customer", "content": {"text": "hi"}, "at": ""}
+    event = {"id": "e", "kind": "waiting", "app": "desk", "customer": "c-1", "rule": "r", "at": ""}
+    await hub.publish("hub.event.desk", json.dumps(event).encode())
+    await hub.publish("hub.live.sales", json.dumps(live).encode())
+    async with HubClient.connect(world.url, app="desk", **login) as client, asyncio.timeout(10):
+        assert (await anext(client.events())).kind == "waiting"
+        early = client.live("sales", since=datetime(2026, 1, 1, tzinfo=UTC))
+        first = await anext(early)
+        assert (first.id, bytes(first.content)) == ("m-0", b'{"text": "hi"}')
+    more = [live | {"id": f"m-{number}"} for number in (1, 2)]
+    await hub.publish("hub.live.sales", json.dumps(more).encode())
+    async with HubClient.connect(world.url, app="desk", **login) as client, asyncio.timeout(10):
+        again = client.live("sales")  # m-0 was given out and not done with
+        assert [(await anext(again)).id for _ in range(3)] == ["m-0", "m-1", "m-2"]
+        with pytest.raises(HubUnavailable):
+            await anext(client.live("boss"))
+
+
+async def test_a_conversation_is_followed_from_now_on_unless_told_otherwise(world: World) -> None:
+    hub, login = await world.hub(), {"user": "desk", "password": password("desk")}
+    live = {"id": "old", "account": "sales", "channel": "wecom", "customer": "c-1"}
+    live |= {"direction": "in", "author": "customer", "content": {"text": "hi"}, "at": ""}
+    await hub.publish("hub.live.sales", json.dumps(live).encode())
+    async with HubClient.connect(world.url, app="desk", **login) as client, asyncio.timeout(10):
+        following = asyncio.create_task(anext(client.live("sales")))
+        await eventually(lambda: hub.consumers_info("LEDGER"))
+        await hub.publish("hub.live.sales", json.dumps(live | {"id": "new"}).encode())
+        assert (await following).id == "new"
 
 
 @pytest.mark.parametrize("user", ["desk", "sms-gw"])
