@@ -207,5 +207,17 @@ def targets(
     callback: Callback,
     now_ms: int,
 ) -> Reply | list[tuple[str, Callback]]:
-    """As `Directory.targets`, for few accounts."""
-    return Directory(accounts).targets(account, callback, now_ms)
+    """As `Directory.targets`. What `accounts` holds must stay as it is: when accounts change it is
+    another mapping."""
+    return _directory(accounts).targets(account, callback, now_ms)
+
+
+def _directory(accounts: Mapping[str, AccountConfig]) -> Directory:
+    """The one of the last call, if it was for the same mapping."""
+    global _last  # noqa: PLW0603 - the answer is the same with and without it
+    if _last is None or _last[0] is not accounts:
+        _last = accounts, Directory(accounts)
+    return _last[1]
+
+
+_last: tuple[Mapping[str, AccountConfig], Directory] | None = None

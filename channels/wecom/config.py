@@ -10,7 +10,8 @@ Sources: WeCom's pages 91039 (tokens), 90454 (rates), 91116 (callbacks), 92135 (
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -18,6 +19,9 @@ from msgspec.structs import replace
 from channels.http import ANSWER_S, CONNECT_S, CONNECTIONS, CONNECTIONS_MAX, checked_url
 from hub.errors import ConfigError, PolicyError
 from hub.policy.document import duration_ms
+
+if TYPE_CHECKING:
+    from channels.accounts import AccountConfig
 
 BASE_URL: Final = "https://qyapi.weixin.qq.com"
 API_PER_MIN: Final = 5_000
@@ -134,6 +138,23 @@ def filled(config: WecomConfig, app: WecomConfig) -> WecomConfig:
     return replace(config, **{key: getattr(app, key) for key in _CREDENTIALS} | own)
 
 
+def joined(account: AccountConfig, accounts: Mapping[str, AccountConfig]) -> AccountConfig:
+    """An account with the credentials of its `app`. Raises ConfigError naming the account."""
+    settings: WecomConfig = account.settings
+    if not settings.app:
+        return account
+    app = accounts.get(settings.app)
+    if app is None or not isinstance(app.settings, AppConfig):
+        raise ConfigError(f"account {account.name}: wecom.app: must name a wecom-app account")
+    return replace(account, settings=filled(settings, app.settings))
+
+
+def member_limits(settings: MemberConfig) -> dict[str, tuple[str, ...]]:
+    """How many mass messages a customer may get, by the rule of the corp's console (92135)."""
+    rules = {"monthly_days": "days/month", "weekly_7": "7/week", "daily_1": "1/day"}
+    return {"recipient": (rules[settings.rule],)}
+
+
 def check(config: WecomConfig, sms: Any = None) -> None:
     """What types cannot say of a table. Raises ConfigError naming the key.
 
@@ -152,6 +173,8 @@ def check(config: WecomConfig, sms: Any = None) -> None:
         raise ConfigError(
             f"callback_key: the EncodingAESKey, {KEY_CHARS} characters", key="callback_key"
         )
+    if isinstance(config, AppConfig) and config.app:
+        raise ConfigError("app: an application has credentials of its own", key="app")
     if config.app or isinstance(config, ArchiveConfig):
         return
     for key in ("corp_id", "secret"):

@@ -287,6 +287,14 @@ def test_an_event_goes_to_the_account_that_it_concerns(
         assert Event.decode(callback.body).name == event
 
 
+def test_other_accounts_are_other_targets() -> None:
+    callback = posted(event_xml("kf_msg_or_event", OpenKfId="wk1"))
+    without = {name: each for name, each in ACCOUNTS.items() if name != "kf"}
+    for accounts, expected in ((ACCOUNTS, 1), (ACCOUNTS, 1), (without, 0), (ACCOUNTS, 1)):
+        found = targets(ACCOUNTS["app"], accounts, callback, NOW_MS)
+        assert isinstance(found, list) and len(found) == expected
+
+
 def test_a_reply_goes_to_nobody() -> None:
     directory = Directory(ACCOUNTS)
     assert directory.targets(ACCOUNTS["app"], checked("7"), NOW_MS) == Reply(body=b"7")

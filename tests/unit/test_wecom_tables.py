@@ -10,10 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channels.accounts import AccountConfig
 from channels.http import HttpReply, Unanswered
 from channels.wecom.budgets import BINS, Gate, Window
 from channels.wecom.client import decoded, token_of
-from channels.wecom.config import AppConfig, KfConfig, MemberConfig, WecomConfig, check, filled
+from channels.wecom.config import (
+    AppConfig,
+    KfConfig,
+    MemberConfig,
+    WecomConfig,
+    check,
+    filled,
+    joined,
+)
 from channels.wecom.errors import VERDICTS, answer_of, refused, stop_of, verdict_of
 from hub.errors import ConfigError
 from tests.support.sms_web import NOW_MS, StillClock
@@ -119,6 +128,9 @@ def test_any_reply_is_read_or_unanswered(body: bytes) -> None:
 # ---- configuration -----------------------------------------------------------------------------
 
 
+WK = {"app": "x", "open_kfid": "wk"}
+
+
 def test_an_account_without_credentials_has_those_of_its_application() -> None:
     app = AppConfig(corp_id="ww", agent_id=7, secret="s", callback_token="t", callback_key="k" * 43)
     kf = KfConfig(app="main", open_kfid="wk1", secret="own", connections=3)
@@ -129,6 +141,21 @@ def test_an_account_without_credentials_has_those_of_its_application() -> None:
     assert (full.open_kfid, full.connections) == ("wk1", 3)
 
 
+def account(name: str, settings: WecomConfig) -> AccountConfig:
+    return AccountConfig(name=name, channel="wecom", provider="wecom-kf", settings=settings)
+
+
+def test_an_account_is_joined_with_an_application_and_with_nothing_else() -> None:
+    app = account("main", AppConfig(corp_id="ww", agent_id=7, secret="s"))
+    accounts = {"main": app, "kf": account("kf", KfConfig(**WK))}
+    assert joined(app, accounts) is app
+    ours = account("a", KfConfig(app="main", open_kfid="wk"))
+    assert joined(ours, accounts).settings.corp_id == "ww"
+    for wrong in ("kf", "nobody"):
+        with pytest.raises(ConfigError, match="must name a wecom-app account"):
+            joined(account("a", KfConfig(app=wrong, open_kfid="wk")), accounts)
+
+
 @pytest.mark.parametrize(
     ("key", "config"),
     [
@@ -136,9 +163,10 @@ def test_an_account_without_credentials_has_those_of_its_application() -> None:
         ("secret", AppConfig(corp_id="ww", agent_id=1)),
         ("agent_id", AppConfig(corp_id="ww", secret="s")),
         ("base_url", AppConfig(corp_id="ww", secret="s", agent_id=1, base_url="ftp://x")),
-        ("callback_key", AppConfig(app="x", callback_token="t")),
-        ("callback_key", AppConfig(app="x", callback_token="t", callback_key="short")),
-        ("callback_token", AppConfig(app="x", callback_token="a b", callback_key="k" * 43)),
+        ("app", AppConfig(app="x")),
+        ("callback_key", KfConfig(app="x", open_kfid="wk", callback_token="t")),
+        ("callback_key", KfConfig(**WK, callback_token="t", callback_key="short")),
+        ("callback_token", KfConfig(**WK, callback_token="a b", callback_key="k" * 43)),
         ("collect", MemberConfig(app="x", userid="li", collect="soon")),
         ("poll", KfConfig(app="x", open_kfid="wk", poll="1 minute")),
     ],
