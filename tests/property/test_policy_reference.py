@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.support.strategies import FOCUSES, Scenario, scenarios
 from tests.support.told import REASONED, line, product_outcomes, reference_outcomes
+from tests.support.wallclock import to_ms
 
 IDS = ("intent", "app", "customer", "state")
 COMPARED = (*IDS, "at", "channel", "delivery", "next_eligible_at")
@@ -44,6 +45,11 @@ REACHED = {
         *("dispatched after a failure", "held after a failure", "dispatched after a wait"),
         *("held after a wait", "failed with rules", "delivered after another dispatch"),
     },
+    "windows": {
+        *("window hold", "window next", "held for good", "dispatched when she wrote"),
+        *("held when she wrote", "waits for more than its rules", "cap hold", "presence hold"),
+    },
+    "words": {"words drop", "window hold", "held for good", "dispatched after a failure"},
 }
 """What the histories of a focus must have led to, or their agreement would say little."""
 
@@ -95,6 +101,21 @@ def led_to(outcomes: list[Any]) -> set[str]:
     return words | fallbacks_in(outcomes)
 
 
+def when_she_wrote(scenario: Scenario, outcomes: list[Any]) -> set[str]:
+    """What became of intents that were held, at the moments of messages and nothing else."""
+    others = {(e["customer"], to_ms(e["at"])) for e in scenario.events if e["type"] != "inbound"}
+    wrote = {(e["customer"], to_ms(e["at"])) for e in scenario.events if e["type"] == "inbound"}
+    eligible: dict[tuple[str, ...], str | None] = {}
+    words = set()
+    for outcome in outcomes:
+        name = (outcome["customer"], outcome["app"], outcome["intent"])
+        moment = (outcome["customer"], to_ms(outcome["at"]))
+        if moment in wrote - others and eligible.get(name) != outcome["at"]:
+            words.add(f"{outcome['state']} when she wrote")
+        eligible[name] = outcome.get("next_eligible_at")
+    return words
+
+
 def fallbacks_in(outcomes: list[Any]) -> set[str]:
     """What became of intents after a first dispatch, in words."""
     words: set[str] = set()
@@ -132,7 +153,7 @@ def test_product_decides_as_the_reference(focus: str):
         got = product_outcomes(scenario.policy, scenario.events)
         if [comparable(o) for o in wanted] != [comparable(o) for o in got]:
             pytest.fail(disagreement(scenario, wanted, got), pytrace=False)
-        reached.update(led_to(wanted))
+        reached.update(led_to(wanted) | when_she_wrote(scenario, wanted))
 
     for _ in range(BATCHES):
         agree()
