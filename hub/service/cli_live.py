@@ -197,11 +197,12 @@ def export(
     if format_ == "parquet":
         writing.check_parquet()  # before anything is read
     count, accounts = _run(nats_url, work)
-    typer.echo(f"{count} messages of {accounts} accounts: {output}", err=True)
+    where = "" if str(output) == "-" else f" in {output}"
+    typer.echo(f"messages: {count}, accounts: {accounts}{where}", err=True)
     if not count:
         typer.echo(
-            "what is archived, and for how long, is in the policy: [archive]; who said something "
-            "when is shown by tact watch ACCOUNT --since",
+            "what is archived, and for how long, is in the policy: [archive]; whether an account's "
+            "conversations are, says tact watch ACCOUNT",
             err=True,
         )
 

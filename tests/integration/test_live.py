@@ -248,7 +248,7 @@ async def test_export_as_json_lines_to_a_file_or_standard_output(connection, ser
     target.write_text("what was there")
     done = await exported(server, "--since", "1h", "--output", target)
     assert (done.returncode, done.stdout) == (0, "")
-    assert "3 messages of 2 accounts" in done.stderr
+    assert "messages: 3, accounts: 2 in " in done.stderr
     lines = [json.loads(line) for line in target.read_text().splitlines()]
     assert [line["content"]["text"] for line in lines] == ["a", "b", "x"]
     assert target.stat().st_mode & 0o777 == 0o600
