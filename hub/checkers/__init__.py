@@ -6,6 +6,7 @@ checker does its own arithmetic: none asks the code that decided.
 
 from hub.checkers.caps import Caps, Gaps
 from hub.checkers.fallback import Fallback
+from hub.checkers.feeds import LiveFeeds
 from hub.checkers.finality import NoDecisionAfterFinal
 from hub.checkers.nothing_lost import NothingLost
 from hub.checkers.once import ExactlyOnce
@@ -13,7 +14,7 @@ from hub.checkers.order import Order
 from hub.checkers.promises import all_checkers, check_all
 from hub.checkers.quiet import QuietHours
 from hub.checkers.reasons import ReasonGiven
-from hub.checkers.records import Checker, Handed, History, Published, Told, Violation
+from hub.checkers.records import Checker, Handed, History, Published, Shown, Told, Violation
 from hub.checkers.taken_back import TakenBack
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "Gaps",
     "Handed",
     "History",
+    "LiveFeeds",
     "NoDecisionAfterFinal",
     "NothingLost",
     "Order",
     "Published",
     "QuietHours",
     "ReasonGiven",
+    "Shown",
     "TakenBack",
     "Told",
     "Violation",

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from hub.checkers.caps import Caps, Gaps
 from hub.checkers.fallback import Fallback
+from hub.checkers.feeds import LiveFeeds
 from hub.checkers.finality import NoDecisionAfterFinal
 from hub.checkers.nothing_lost import NothingLost
 from hub.checkers.once import ExactlyOnce
@@ -29,6 +30,7 @@ def all_checkers(acknowledged: Collection[tuple[str, str]] = ()) -> list[Checker
         QuietHours(),
         Order(),
         ReasonGiven(),
+        LiveFeeds(),
     ]
 
 

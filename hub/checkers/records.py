@@ -15,7 +15,7 @@ from msgspec import Struct
 from hub import limits
 from hub.contract.decode import Message, Rejection, content_channels
 from hub.contract.times import parse_rfc3339, rfc3339, to_ms
-from hub.contract.types import AccountOrder, Delivery, Intent, Outcome, Receipt
+from hub.contract.types import AccountOrder, Delivery, Intent, LiveMessage, Outcome, Receipt
 from hub.policy.document import PolicyDocument, policy_version
 
 if TYPE_CHECKING:
@@ -65,6 +65,14 @@ class Handed(Struct, frozen=True, gc=False):
     @property
     def at_ms(self) -> int:
         return ms_of(self.delivery.at)
+
+
+class Shown(Struct, frozen=True, gc=False):
+    """One message of a live feed."""
+
+    sequence: int
+    message: LiveMessage
+    index: int = 0
 
 
 class Violation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -187,6 +195,7 @@ class History:
         deliveries: Sequence[Handed],
         policies: Sequence[PolicyDocument],
         end_ms: float,
+        feeds: Sequence[Shown] | None = None,
     ) -> None:
         self.published = published
         self.outcomes = outcomes
@@ -196,6 +205,8 @@ class History:
             policy_version(document): document for document in policies
         }
         self.end_ms = end_ms
+        self.feeds = feeds
+        """All live feeds, in stream order; None when they were not read."""
         self.zones: Zones | None = None
         """Kept here by `hub.checkers.zones`."""
 

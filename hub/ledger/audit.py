@@ -17,11 +17,11 @@ from nats.aio.msg import Msg
 from nats.nuid import NUID
 
 from hub import limits
-from hub.checkers import Handed, Published, Told
+from hub.checkers import Handed, Published, Shown, Told
 from hub.clock import SystemClock
 from hub.contract.decode import MSGPACK, decode
 from hub.contract.subjects import LANES, intake_subject, log_subject
-from hub.contract.types import Delivery, Outcome
+from hub.contract.types import Delivery, LiveMessage, Outcome
 from hub.ledger.connection import Connection, connect
 from hub.ledger.intake import ack_tokens
 from hub.ledger.port import LedgerError, LedgerUnavailable, LogRecord
@@ -32,11 +32,14 @@ _NS: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 _OUTCOMES: Final = "hub.outcome."
 _DELIVERIES: Final = "hub.out."
+_FEEDS: Final = "hub.live.>"
 
 _one_outcome = msgspec.json.Decoder(Outcome).decode
 _many_outcomes = msgspec.json.Decoder(list[Outcome]).decode
 _one_delivery = msgspec.json.Decoder(Delivery).decode
 _many_deliveries = msgspec.json.Decoder(list[Delivery]).decode
+_one_said = msgspec.json.Decoder(LiveMessage).decode
+_many_said = msgspec.json.Decoder(list[LiveMessage]).decode
 _log_record = msgspec.msgpack.Decoder(LogRecord).decode
 
 
@@ -92,6 +95,23 @@ async def read_all(connection: Connection, most: int = limits.AUDIT_MESSAGES) ->
         await _read(connection, LEDGER, ledger, most, records.take_decided)
         await _read(connection, INTAKE, [intake_subject("*", "*")], most, records.take_published)
     return records.streams
+
+
+async def read_feeds(connection: Connection, most: int = limits.AUDIT_MESSAGES) -> list[Shown]:
+    """All live feeds, for `hub.checkers.History`: read after `read_all`, with nothing under way.
+
+    Raises NotWhole when there are more than `most` messages.
+    """
+    found: list[Shown] = []
+
+    def take(message: Msg, sequence: int, stored_ms: float) -> None:
+        payload = message.data
+        array = payload[:1] == b"["
+        said = _many_said(payload) if array else [_one_said(payload)]
+        found.extend(Shown(sequence, each, index) for index, each in enumerate(said))
+
+    await _read(connection, LEDGER, [_FEEDS], most, take)
+    return found
 
 
 class _Records:

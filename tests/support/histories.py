@@ -9,10 +9,10 @@ import msgspec
 from msgspec.structs import replace
 
 from actors.conversation import BodyRef
-from hub.checkers import Checker, Handed, History, Published, Told, check_all
+from hub.checkers import Checker, Handed, History, Published, Shown, Told, check_all
 from hub.contract.decode import Rejection, decode
 from hub.contract.times import parse_rfc3339, rfc3339
-from hub.contract.types import Delivery, Outcome
+from hub.contract.types import Delivery, LiveMessage, Outcome
 from hub.policy.document import PolicyDocument, parse_policy
 from hub.service.simulate import _Simulation
 
@@ -112,6 +112,7 @@ class Recorder(_Simulation):
         self.published: list[Published] = []
         self.told: list[Told] = []
         self.handed: list[Handed] = []
+        self.shown: list[Shown] = []
         self.now = START_MS
         self._ledger = 0
 
@@ -122,6 +123,10 @@ class Recorder(_Simulation):
     def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
         self._ledger += 1
         self.handed.append(Handed(self._ledger, self.now, delivery))
+
+    def live(self, message: LiveMessage, keep_ms: int, parked: BodyRef | None = None) -> None:
+        self._ledger += 1
+        self.shown.append(Shown(self._ledger, message))
 
     def publish(self, lane: str, fields: Any, source: str = "shop") -> None:
         """Store an object, or an array of them, and decide it at once."""
@@ -162,6 +167,7 @@ class Recorder(_Simulation):
             self.handed,
             [document or self.policy.document],
             self.now,
+            self.shown,
         )
 
 

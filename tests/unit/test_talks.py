@@ -13,7 +13,7 @@ from actors.partition import Partition
 from actors.questions import describe
 from actors.turn import Turn
 from hub import limits
-from hub.checkers import check_all
+from hub.checkers import LiveFeeds, Shown, check_all
 from hub.contract.subjects import partition_of
 from hub.contract.times import rfc3339
 from hub.ledger.port import Entry, IntakeMessage, PartitionImage
@@ -21,7 +21,7 @@ from hub.policy.document import parse_policy
 from hub.policy.policy import Policy
 from hub.policy.state import pack_state, unpack_state, window_key
 from hub.service.simulate import simulate
-from tests.support.histories import Recorder
+from tests.support.histories import Recorder, kinds
 from tests.support.messages import changed
 from tests.unit.test_turn import NOW, PARTITIONS, keys_of
 
@@ -511,6 +511,43 @@ def test_checkers_know_whose_outcomes_answers_and_operations_are():
     recorder.publish("receipt", receipt, "accounts")
     assert [each.outcome.state for each in recorder.told][-2:] == ["dispatched", "sent"]
     assert check_all(recorder.history()) == []
+
+
+def talking() -> Recorder:
+    """A customer asks, is answered by rule, by an application and by a person, all in the feed."""
+    recorder = Recorder(policy(WINDOW, REPLIES, ARCHIVE).document)
+    recorder.now = NOW
+    recorder.publish("inbound", inbound("m1", {"text": "price"}, NOW, sender="wm1"), "accounts")
+    recorder.now += 1
+    recorder.publish("normal", [intent("a"), intent("b", route=["sms"])])
+    recorder.now += 1
+    recorder.publish("inbound", inbound("m2", {"text": "I see"}, recorder.now, agent="li"), "gw")
+    recorder.publish("inbound", inbound("m3", {"text": "thanks"}, recorder.now), "accounts")
+    assert len(recorder.shown) == 5
+    return recorder
+
+
+def test_the_checker_of_feeds_is_silent_and_finds_every_line_that_is_wrong():
+    recorder = talking()
+    right = recorder.shown
+    assert check_all(recorder.history()) == []
+    for place, one in enumerate(right):
+        recorder.shown = right[:place] + right[place + 1 :]
+        missing = "inbound-not-shown" if one.message.author != "app" else "delivery-not-shown"
+        assert kinds(LiveFeeds(), recorder.history()) == {missing}
+        recorder.shown = [*right, one]
+        twice = (
+            "shown-and-not-heard" if one.message.author != "app" else "shown-and-not-handed-over"
+        )
+        assert twice in kinds(LiveFeeds(), recorder.history())
+    for kind in ("customer", "app"):
+        first, last = [each for each in right if each.message.author == kind]
+        swapped = {id(first): last, id(last): first}
+        recorder.shown = [swapped.get(id(each), each) for each in right]
+        assert "shown-out-of-order" in kinds(LiveFeeds(), recorder.history())
+    other = msgspec.structs.replace(right[1].message, content=msgspec.Raw(b"{}"))
+    recorder.shown = [right[0], Shown(2, other), *right[2:]]
+    assert kinds(LiveFeeds(), recorder.history()) == {"shown-otherwise"}
 
 
 def test_a_conversation_that_uses_none_of_it_is_packed_as_before():

@@ -1,0 +1,134 @@
+"""Promise of the live feed: all that is said is shown, once, as it was said and in its order."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from hub.checkers.records import (
+    History,
+    Name,
+    Published,
+    Shown,
+    Violation,
+    about_delivery,
+    about_published,
+)
+from hub.contract.times import parse_rfc3339
+from hub.contract.types import Inbound, LiveMessage
+from hub.policy.document import PolicyDocument
+
+
+class LiveFeeds:
+    """Every delivery and inbound message of an archived channel is in its account's feed, and
+    nothing else is. Silent when the feeds were not read."""
+
+    promise = "live-feed"
+
+    def check(self, history: History) -> list[Violation]:
+        if history.feeds is None:
+            return []
+        return [
+            *self._deliveries(history, history.feeds),
+            *self._inbound(history, history.feeds),
+            *self._order(history, history.feeds),
+        ]
+
+    def _deliveries(self, history: History, feeds: Sequence[Shown]) -> Iterator[Violation]:
+        shown: dict[tuple[str, str], list[Shown]] = defaultdict(list)
+        for each in feeds:
+            if each.message.author == "app":
+                shown[each.message.id, each.message.customer].append(each)
+        for handed in history.deliveries:
+            delivery = handed.delivery
+            if not _archived(history.policy_of(delivery), delivery.channel):
+                continue
+            mine = shown.get((delivery.id, delivery.customer))
+            if not mine:
+                yield about_delivery(self.promise, "delivery-not-shown", handed)
+                continue
+            one = mine.pop(0).message
+            same = (one.account, one.channel, one.app, one.at, _read(one.content)) == (
+                delivery.account,
+                delivery.channel,
+                delivery.app,
+                delivery.at,
+                _read(delivery.content),
+            )
+            if not same or one.delivery != delivery.id or one.direction != "out":
+                yield about_delivery(self.promise, "shown-otherwise", handed)
+        for several in shown.values():
+            for each in several:
+                yield self._about(each, "shown-and-not-handed-over")
+
+    def _inbound(self, history: History, feeds: Sequence[Shown]) -> Iterator[Violation]:
+        shown = Counter(_place(each.message) for each in feeds if each.message.author != "app")
+        refused = {
+            (told.outcome.intent, told.outcome.customer)
+            for told in history.outcomes
+            if told.outcome.state == "rejected"
+        }
+        for each, message in _heard(history):
+            archived = {_archived(policy, message.channel) for policy in history.policies.values()}
+            place = (message.account, message.customer, message.id)
+            if shown[place]:
+                shown[place] -= 1
+            elif archived == {True} and (message.id, message.customer) not in refused:
+                name = Name(each.source, message.id, message.customer)
+                yield about_published(self.promise, "inbound-not-shown", name, [each])
+        for line in feeds:
+            if line.message.author != "app" and shown[_place(line.message)] > 0:
+                shown[_place(line.message)] -= 1
+                yield self._about(line, "shown-and-not-heard")
+
+    def _order(self, history: History, feeds: Sequence[Shown]) -> Iterator[Violation]:
+        """In one conversation: what came in as INTAKE has it, what went out by time."""
+        heard: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+        for each, message in _heard(history):
+            place = (message.account, message.customer, message.id)
+            heard[place].append((each.sequence, each.index))
+        newest: dict[tuple[str, str, bool], tuple[int, int]] = {}
+        for line in feeds:
+            message = line.message
+            out = message.author == "app"
+            if out:
+                at = (parse_rfc3339(message.at), 0)
+            elif heard.get(_place(message)):
+                at = heard[_place(message)].pop(0)
+            else:
+                continue  # told of already
+            key = message.account, message.customer, out
+            if at < newest.get(key, at):
+                yield self._about(line, "shown-out-of-order")
+            newest[key] = at
+
+    def _about(self, shown: Shown, kind: str) -> Violation:
+        message = shown.message
+        return Violation(
+            promise=self.promise,
+            kind=kind,
+            customer=message.customer,
+            delivery=message.delivery or "",
+            channel=message.channel,
+            sequences=(shown.sequence,),
+        )
+
+
+def _heard(history: History) -> Iterator[tuple[Published, Inbound]]:
+    for each in history.published:
+        if isinstance(message := each.message, Inbound):
+            yield each, message
+
+
+def _place(message: LiveMessage) -> tuple[str, str, str]:
+    return message.account, message.customer, message.id
+
+
+def _archived(policy: PolicyDocument, channel: str) -> bool:
+    return bool(policy.archive) and channel in policy.archive.channels  # type: ignore[union-attr]
+
+
+def _read(content: msgspec.Raw) -> object:
+    return msgspec.json.decode(content)
