@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from channels.sms.fake.faults import Odds, Plan
+from channels.wecom.fake.control import FakeError
 from channels.wecom.fake.settings import Settings, Size
 from tests.support.wecom import Api, Inbox, api_of, until, wecom, wecom_process
 
@@ -147,6 +150,59 @@ async def test_a_closed_window_may_be_told_by_an_event() -> None:
         }
 
 
+async def test_a_message_that_was_taken_may_fail_later() -> None:
+    plan = Plan(3, Odds(fail=0.5))
+    async with wecom(plan=plan) as fake, api_of(fake) as api:
+        await fake.do("customer-writes", external_userid="c1", text="hi")
+        await fake.do("customer-rejects", external_userid="c2")
+        await fake.do("customer-writes", external_userid="c2", text="hi")
+        for number in range(5):
+            await api("kf/send_msg", **kf_text("c1", msgid=f"a{number}"))
+            await api("kf/send_msg", **kf_text("c2", msgid=f"b{number}"))
+        events = [
+            one["event"]
+            for one in (await api("kf/sync_msg", open_kfid=KF))["msg_list"]
+            if one["msgtype"] == "event"
+        ]
+        assert events[0]["event_type"] == "reject_customer_msg_switch_change"
+        failed = {one["fail_msgid"]: one["fail_type"] for one in events[1:]}
+        assert {name: failed[name] for name in failed if name[0] == "b"} == dict.fromkeys(
+            ["b0", "b1", "b2", "b3", "b4"], 10
+        )
+        assert 0 < sum(name[0] == "a" for name in failed) < 5  # as the seed has it
+
+
+async def test_she_may_be_welcomed_when_she_comes_in() -> None:
+    async with wecom() as fake, api_of(fake) as api:
+        entered = await fake.do("customer-enters", external_userid="c1", scene="poster")
+        (event,) = (await api("kf/sync_msg", open_kfid=KF))["msg_list"]
+        assert event["event"]["welcome_code"] == entered["welcome_code"]
+        menu = {"head_content": "hello", "list": [{"type": "click", "click": {"content": "1"}}]}
+        said = {"msgtype": "msgmenu", "msgmenu": menu}
+        code = entered["welcome_code"]
+        assert (await api("kf/send_msg_on_event", code=code, **said))["errcode"] == 0
+        again = await fake.do("customer-enters", external_userid="c1")
+        assert again["welcome_code"] is None  # welcomed within 48 h
+        assert (await api("kf/send_msg", **kf_text("c1")))["errcode"] == 95013
+        assert fake.record()["sends"] == {"kf_event": {"c1": 1}}
+
+
+async def test_corps_have_nothing_in_common() -> None:
+    second = "wwfake0000000001-2"
+    settings = Settings(api_per_min=1, ip_per_min=0)
+    async with (
+        wecom(settings, size=Size(corps=2)) as fake,
+        api_of(fake) as api,
+        api_of(fake, second) as other,
+    ):
+        assert other.token != api.token
+        await fake.do("customer-writes", corp_id=second, external_userid="c1", text="hi")
+        assert (await api("kf/send_msg", **kf_text("c1")))["errcode"] == 40096
+        assert (await api("kf/send_msg", **kf_text("c1")))["errcode"] == 45009
+        assert (await other("kf/send_msg", **kf_text("c1")))["errcode"] == 0
+        assert fake.record()["kf"][0]["corp"] == second
+
+
 async def test_sync_gives_pages_and_keeps_three_days() -> None:
     async with wecom(Settings(kf_pulls_per_min=0, short_pages=0.8)) as fake, api_of(fake) as api:
         await fake.do("customer-writes", external_userid="old", text="old")
@@ -257,6 +313,20 @@ async def test_a_cursor_goes_back_when_it_is_bidden_to() -> None:
         assert again["msg_list"] == first["msg_list"][30:]
 
 
+async def test_what_the_control_interface_does_not_know_is_told() -> None:
+    async with wecom() as fake:
+        for name, body, told in (
+            ("no-such", {}, "customer-writes"),
+            ("customer-writes", {"text": "hi"}, "external_userid"),
+            ("fault", {"kind": "no-such"}, "no-such"),
+            ("advance", {"corp_id": "no-such"}, "corp"),
+        ):
+            with pytest.raises(FakeError, match=told):
+                await fake.do(name, **body)
+        await fake.hear(b'{"do": "customer-writes", "external_userid": "c1", "text": "hi"}')
+        assert fake.counts == {"kf_happened": 1}
+
+
 async def test_odds_make_answers_fail_the_same_way_in_every_run() -> None:
     async def codes(seed: int) -> list[int]:
         plan = Plan(seed, Odds(busy=0.3, throttle=0.2))
@@ -284,3 +354,17 @@ async def test_the_program_records_what_it_takes(tmp_path: Path) -> None:
         assert (await fake.stop())["counts"]["kf_happened"] == 1
     (line,) = [json.loads(line) for line in path.read_text().splitlines()]
     assert (line["kind"], line["to"], line["msgid"], line["content"]) == ("kf", "c1", "d1", "well?")
+
+
+async def test_the_program_takes_a_scene_from_a_file(tmp_path: Path) -> None:
+    scene = tmp_path / "scene.json"
+    app = {"agent_id": 7, "secret": "s", "permissions": ["message"]}
+    corp = {"corp_id": "ww1", "apps": [app], "members": ["zhang"], "kf_accounts": ["wk1"]}
+    scene.write_text(json.dumps({"corps": [corp]}))
+    async with wecom_process("--scene", str(scene)) as fake:
+        api = Api(fake.url, "ww1", "s")
+        await api.log_in()
+        body = {"touser": "zhang", "agentid": 7, "msgtype": "text", "text": {"content": "hi"}}
+        assert (await api("message/send", **body))["errcode"] == 0
+        assert (await api("kf/sync_msg", open_kfid="wk1"))["errcode"] == 48002
+        await api.close()

@@ -183,6 +183,12 @@ async def test_wechatpy_reads_the_callbacks(fake: FakeWecom) -> None:
         added = told["change_external_contact"]
         assert (added.change_type, added.external_user_id) == ("add_external_contact", "wmnew")
         assert added._data["State"] == "a&b<c>]]>d"
+        chat = (await fake.do("create-group", owner="m1", members=["m2", "wmnew"]))["chat_id"]
+        await until(lambda: fake.counts.get("callbacks_taken") == 6)
+        joined = [opened(heard)._data for heard in inbox.heard[3:]]
+        assert {one["ChatId"] for one in joined} == {chat}
+        changes = {one.get("MemChangeList", {}).get("Item") for one in joined}
+        assert changes == {None, "m2", "wmnew"}
         client = wechatpy_client(fake)
         page = await asyncio.to_thread(client.kf.sync_msg, hint.token)
         client._http.close()

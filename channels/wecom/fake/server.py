@@ -48,7 +48,7 @@ EITHER: Final = frozenset({"kf/account/list"})
 NOT_RATED: Final = frozenset({"message/send"})
 """Has limits of its own instead."""
 _NEEDS: Final = {"kf": "kf", "externalcontact": "contact", "appchat": "appchat"}
-_UPLOADS: Final = frozenset({"media/upload", "media/upload_attachment", "media/uploadimg"})
+UPLOADS: Final = frozenset({"media/upload", "media/upload_attachment", "media/uploadimg"})
 
 
 class FakeWecom:
@@ -77,6 +77,8 @@ class FakeWecom:
         self._tokens = Tokens(self.world)
         self._media = Media(self.world)
         self._areas = Areas(self.world, self.scene, self._media)
+        self.apis = frozenset({"gettoken", "media/get"} | UPLOADS | set(self._areas.handlers))
+        """What it answers."""
         self._controls = Controls(self.world, self._areas, self._tokens, self.troubles)
         self._rates: dict[tuple[str, str], Gate] = {}
         self._runner: web.AppRunner | None = None
@@ -134,7 +136,7 @@ class FakeWecom:
         ):
             self.world.book.called(api, trouble.errcode if trouble.kind == "errcode" else 0)
             return await self._troubled(request, trouble)
-        raw = await request.read() if api not in _UPLOADS else b""
+        raw = await request.read() if api not in UPLOADS else b""
         fate = self.plan.fate(api.encode() + b"\0" + raw)
         answer = await self._fated(request, api, raw, fate)
         if trouble is not None:
@@ -184,7 +186,7 @@ class FakeWecom:
         needed = _NEEDS.get(api.partition("/")[0])
         if needed is not None and needed not in token.app.scene.permissions:
             raise Refused(48002)
-        if api in _UPLOADS:
+        if api in UPLOADS:
             return await self._upload(request, api, token)
         if api == "media/get":
             file = self._media.get(token.corp, query.get("media_id", ""))

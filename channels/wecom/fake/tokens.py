@@ -5,12 +5,15 @@ Source: WeCom's page 91039.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
 from channels.wecom.fake.limits import Gate, Window
 from channels.wecom.fake.world import MINUTE_MS, App, Corp, Refused, World
+
+KNOWN_MS: Final = 24 * 3_600_000
+"""An expired token is known for so long."""
 
 
 class Token(Struct):
@@ -56,14 +59,19 @@ class Tokens:
         name = self._current.get(place, "")
         token = self._tokens.get(name)
         if token is None or token.until_ms <= now_ms:
-            for old in [old for old, one in self._tokens.items() if one.until_ms < now_ms - 86_400]:
-                del self._tokens[old]
+            self._forget(now_ms)
             name = self._world.new_id("faketoken") + f"{self._world.chance.getrandbits(256):064x}"
             token = Token(corp, app, now_ms + int(self._world.settings.token_s * 1_000))
             self._tokens[name] = token
             self._current[place] = name
         # Like the real one: the rest of its life in whole seconds.
         return {"access_token": name, "expires_in": (token.until_ms - now_ms) // 1_000}
+
+    def _forget(self, now_ms: int) -> None:
+        """Tokens that expired long ago are unknown (40014), no more expired (42001)."""
+        old = [name for name, one in self._tokens.items() if one.until_ms < now_ms - KNOWN_MS]
+        for name in old:
+            del self._tokens[name]
 
     def owner(self, name: str) -> Token:
         """Whose token it is. Raises Refused."""

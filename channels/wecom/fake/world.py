@@ -157,7 +157,8 @@ class Call(Struct):
     def text(self, name: str, default: str | None = None) -> str:
         """A field that is text. Raises Refused(40058) when it is none, or is missing without a
         default."""
-        value = self.body.get(name, default)
+        value = self.body.get(name)
+        value = default if value is None else value
         if not isinstance(value, str) or (default is None and not value):
             raise Refused(40058)
         return value
@@ -173,7 +174,8 @@ class Call(Struct):
 
     def number(self, name: str, default: int | None = None) -> int:
         """A field that is a whole number, also as text. Raises Refused(40058)."""
-        value = self.body.get(name, default)
+        value = self.body.get(name)
+        value = default if value is None else value
         try:
             return msgspec.convert(value, int, strict=False)
         except msgspec.ValidationError:
