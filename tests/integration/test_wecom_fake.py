@@ -327,6 +327,19 @@ async def test_what_the_control_interface_does_not_know_is_told() -> None:
         assert fake.counts == {"kf_happened": 1}
 
 
+async def test_something_may_happen_at_a_rate() -> None:
+    async with wecom() as fake, api_of(fake) as api:
+        body = {"do": "customer-writes", "rate": 50, "seconds": 4, "customers": 7}
+        assert await fake.do("repeat", **body, body={"text": "hi"}) == {"number": 200}
+        await fake.do("advance", seconds=2)
+        assert fake.counts == {"kf_happened": 101}
+        await fake.do("advance", seconds=60)
+        assert fake.counts == {"kf_happened": 200}
+        fake.clock.advance(0.5)
+        await api("kf/send_msg", **kf_text("c7"))
+        assert fake.record()["times"]["kf_reply_ms"]["max"] == 500
+
+
 async def test_odds_make_answers_fail_the_same_way_in_every_run() -> None:
     async def codes(seed: int) -> list[int]:
         plan = Plan(seed, Odds(busy=0.3, throttle=0.2))

@@ -12,8 +12,8 @@ KF_SENDS: Final = 1_000_000
 """Sends to customers of customer service that are kept; the oldest go. 200 MB."""
 SENT: Final = 20_000
 """Other messages kept for whoever asks, newest last."""
-ANSWER_TIMES: Final = 100_000
-"""Callbacks whose time to an answer is kept."""
+TIMES: Final = 100_000
+"""Durations of each kind that are kept, newest last."""
 
 
 class Book:
@@ -31,7 +31,7 @@ class Book:
         """kind → address → messages taken for it."""
         self.kf: deque[dict[str, Any]] = deque(maxlen=KF_SENDS)
         self.sent: deque[dict[str, Any]] = deque(maxlen=SENT)
-        self.answer_ms: deque[float] = deque(maxlen=ANSWER_TIMES)
+        self._times: dict[str, deque[float]] = {}
         self._clock = clock
         self._recorder = recorder
 
@@ -50,6 +50,11 @@ class Book:
         """Somebody did not keep to a limit."""
         self.violations[limit] = self.violations.get(limit, 0) + number
 
+    def lasted(self, what: str, ms: float) -> None:
+        """`callback_ms`: until a callback was answered with 200; `welcome_ms`: from a customer's
+        coming to her welcome message; `kf_reply_ms`: from her message to the first answer."""
+        self._times.setdefault(what, deque(maxlen=TIMES)).append(ms)
+
     def took(self, kind: str, to: str, corp: str, **fact: Any) -> None:
         """A message for one address is on its way; `kind`: app, appchat, kf, kf_event, mass,
         mass_group, moment or welcome."""
@@ -62,7 +67,6 @@ class Book:
     def told(self, since: int = 0, limit: int = 10_000) -> dict[str, Any]:
         """All of it; of the sends to customers of customer service `limit` from number `since`
         on, of the others the last `limit`."""
-        times = sorted(self.answer_ms)
         kf = list(self.kf)[since : since + limit]
         return {
             "counts": self.counts,
@@ -73,14 +77,18 @@ class Book:
             "kf": kf,
             "kf_total": len(self.kf),
             "sent": list(self.sent)[-limit:],
-            "callback_ms": {
-                "count": len(times),
-                "p50": _at(times, 0.50),
-                "p99": _at(times, 0.99),
-                "max": _at(times, 1.0),
-            },
+            "times": {name: _spread(sorted(times)) for name, times in self._times.items()},
         }
 
 
-def _at(ordered: list[float], share: float) -> float | None:
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else None
+def _spread(ordered: list[float]) -> dict[str, float]:
+    return {
+        "count": len(ordered),
+        "p50": _at(ordered, 0.50),
+        "p99": _at(ordered, 0.99),
+        "max": ordered[-1],
+    }
+
+
+def _at(ordered: list[float], share: float) -> float:
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]

@@ -105,7 +105,7 @@ class Poster:
             status = await self._try(posted)
             if status == 200:
                 book.count("callbacks_taken")
-                book.answer_ms.append((self._world.clock.steady_s() - started) * 1_000)
+                book.lasted("callback_ms", (self._world.clock.steady_s() - started) * 1_000)
                 return
             book.count("callbacks_unanswered" if not status else "callbacks_refused")
             if left:

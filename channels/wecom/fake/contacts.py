@@ -41,6 +41,7 @@ class Welcome(Struct):
     corp: str
     customer: str
     userid: str
+    made_ms: int
     until_ms: int
     used: bool = False
 
@@ -155,6 +156,7 @@ class Contacts:
             raise Refused(41050)
         content = checked_mass(call, self._media)
         welcome.used = True
+        self._world.book.lasted("welcome_ms", call.now_ms - welcome.made_ms)
         self._world.book.took(
             "welcome", welcome.customer, call.corp.id, userid=welcome.userid, **content
         )
@@ -262,7 +264,7 @@ class Contacts:
         if not known and not self._world.settings.console_welcome:
             code = self._world.new_id("fakewelcome")
             until_ms = now_ms + int(self._world.settings.welcome_s * 1_000)
-            self._welcomes[code] = Welcome(corp.id, customer, userid, until_ms)
+            self._welcomes[code] = Welcome(corp.id, customer, userid, now_ms, until_ms)
             fields["WelcomeCode"] = code
         change = "add_half_external_contact" if body.get("half") else "add_external_contact"
         self._told(corp, change, userid, customer, **fields)

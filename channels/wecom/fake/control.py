@@ -6,6 +6,7 @@ A body is a JSON object. `corp_id` may be left out: then it is the first corp.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ class Controls:
             "fault": self._fault,
             "clear-faults": self._clear_faults,
             "event": self._event,
+            "repeat": self._repeat,
             "advance": self._advance,
             **areas.controls,
         }
@@ -84,7 +86,7 @@ class Controls:
                 known = ", ".join(sorted([*self._controls, *self._slow]))
                 raise FakeError(f"nothing is named {name!r}; there are {known}")
             told = self._controls[name](corp, body)
-        except (KeyError, StopIteration, TypeError, msgspec.ValidationError) as error:
+        except (KeyError, StopIteration, TypeError, ValueError) as error:
             raise FakeError(f"{name}: missing or unknown: {error}") from error
         except Refused as refused:
             raise FakeError(f"{name}: errcode {refused.errcode}") from refused
@@ -110,6 +112,23 @@ class Controls:
         """{event, fields?, agent_id?}: any event, also of a type that nobody knows."""
         app = _app(corp, body)
         self._world.tell_app(corp, app, body["event"], **body.get("fields", {}))
+
+    def _repeat(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
+        """{do, rate, seconds, customers?, body?}: something happens `rate` times a second, to
+        c1, c2, … up to `customers` (100) of them in turn."""
+        act, rate = self._controls[body["do"]], float(body["rate"])
+        number, customers = int(rate * float(body["seconds"])), int(body.get("customers", 100))
+        begun_ms = self._world.clock.now_ms()
+
+        def next_one(done: int) -> None:
+            act(corp, {"external_userid": f"c{done % customers + 1}", **body.get("body", {})})
+            if done + 1 < number:
+                at_ms = begun_ms + int((done + 1) * 1_000 / rate)
+                self._world.timers.at(at_ms, partial(next_one, done + 1))
+
+        if number > 0:
+            next_one(0)
+        return {"number": number}
 
     async def _callback_url(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
         """{url, token?, key?, agent_id?, verify?}: where callbacks go from now on. With `verify`

@@ -154,6 +154,8 @@ class Kf:
         if session.state not in (NEW, BOT):
             raise Refused(95013 if session.state == ENDED else 95018)
         failure = self._window(session, call, msgid)
+        if not session.sent:
+            self._world.book.lasted("kf_reply_ms", call.now_ms - session.wrote_ms)
         session.sent += 1
         self._taken("kf", call, account, customer, msgid, shown(kind, said), failed=failure)
         if session.rejects:
