@@ -25,7 +25,6 @@ from actors.account_queue import Entry, Queue
 from actors.account_state import (
     ACCEPTED,
     DONE,
-    LINGER_MS,
     OPEN,
     OWN,
     UNKNOWN,
@@ -377,8 +376,15 @@ class Account:
             self.departing.popleft()
             self._soon_units -= attempt.units
             assert entry.prepared is not None
-            accepted = tuple(attempt.ids)
-            provider.submit(Submission(entry.id, entry.prepared, attempt.expires_ms, accepted))
+            provider.submit(
+                Submission(
+                    entry.id,
+                    entry.prepared,
+                    attempt.expires_ms,
+                    tuple(attempt.ids),
+                    attempt.unsure,
+                )
+            )
             if self.gate.pacer.limited:
                 provider.flush()  # asked before, counted after: no hold-up brings two nearer
             now = clock()
@@ -578,7 +584,7 @@ class Account:
         self._linger(delivery, attempt, now)
 
     def _linger(self, delivery: str, attempt: Attempt, now: int) -> None:
-        attempt.state, attempt.wake_ms = DONE, now + LINGER_MS
+        attempt.state, attempt.wake_ms = DONE, now + self._kind.linger_ms
         key = attempt_key(delivery)
         self._effects.wake(attempt.wake_ms, key)
         self._effects.store(key, pack(attempt))

@@ -36,6 +36,7 @@ from actors.account_state import (
 )
 from channels.provider import Bundle, ProviderCommand, ProviderInbound, ProviderReceipt
 from hub.contract.types import FailureClass, ReceiptStatus
+from hub.limits import ID_CHARS
 from hub.policy.state import DELIVERED, FAILED, READ, STATUS
 
 EARLY_RECEIPTS = 16
@@ -257,7 +258,13 @@ def _name_of(account: Account, inbound: ProviderInbound) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _customer_of(sender: str) -> str:
-    group = "~" if sender.startswith("~") else ""
-    kept = "".join(c for c in sender if c.isascii() and (c.isalnum() or c in "_-"))
-    return group + (kept[:64] or "unknown")
+def _customer_of(address: str) -> str:
+    """A conversation key for an address: itself where that is one, or a number without its `+`;
+    else with a mark of the whole address, so that two addresses are never one customer."""
+    group = "~" if address.startswith("~") else ""
+    rest = address[1:] if group or (address[:1] == "+" and address[1:].isdigit()) else address
+    kept = "".join(c for c in rest if c.isascii() and (c.isalnum() or c in "_-"))
+    if kept != rest or not 0 < len(kept) <= ID_CHARS:
+        mark = hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
+        kept = f"{kept[: ID_CHARS - len(mark) - 1]}-{mark}"
+    return group + kept

@@ -30,8 +30,6 @@ WAITING, OPEN, UNKNOWN, ACCEPTED, DONE = range(5)
 """Of an attempt. OPEN from before the provider is called until it has answered: one that is found
 OPEN after a crash may have been sent. UNKNOWN: it left and no answer came. ACCEPTED: receipts may
 follow. DONE: kept for a while, for receipts that come twice or contradict each other."""
-LINGER_MS = 120_000
-"""How long the end of an attempt is remembered for receipts that contradict it."""
 STATE_NAMES = ("waiting", "open", "unknown", "accepted", "done")
 
 

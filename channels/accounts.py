@@ -18,7 +18,7 @@ from zoneinfo import available_timezones
 import msgspec
 from msgspec import Meta, Struct, field
 
-from channels.registry import PROVIDERS
+from channels.registry import PROVIDERS, found
 from channels.sms.message import SmsConfig
 from hub.contract.types import Channel
 from hub.errors import ConfigError, PolicyError
@@ -30,7 +30,7 @@ ACCOUNTS_BYTES: Final = 32 * 1024 * 1024
 """Size of the file."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_SECRET_KEYS: Final = ("password", "secret", "token")
+_SECRET_KEYS: Final = ("password", "secret", "token", "callback_key")
 
 
 class LimitsTable(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -105,7 +105,7 @@ class AccountConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
         if self.limits is not None:
             found: list[str] = getattr(self.limits, per)
             return found
-        return list(PROVIDERS[self.provider].limits.get(per, ()))
+        return list(PROVIDERS[self.provider].documented(self, per))
 
 
 def load_accounts(path: Path, environment: Mapping[str, str] = os.environ) -> list[AccountConfig]:
@@ -145,8 +145,7 @@ def parse_accounts(
         _account(entry, f"accounts[{index}]", directory, environment)
         for index, entry in enumerate(entries)
     ]
-    _check_together(accounts)
-    return accounts
+    return _checked_together(accounts)
 
 
 def _account(
@@ -262,7 +261,8 @@ def _check(account: AccountConfig, place: str) -> None:
         raise ConfigError(f"{place}: {error.message}") from error
 
 
-def _check_together(accounts: list[AccountConfig]) -> None:
+def _checked_together(accounts: list[AccountConfig]) -> list[AccountConfig]:
+    """What one account cannot say alone; each completed by what it takes from others."""
     by_name: dict[str, AccountConfig] = {}
     for account in accounts:
         if account.name in by_name:
@@ -276,3 +276,18 @@ def _check_together(accounts: list[AccountConfig]) -> None:
             raise ConfigError(
                 f"account {account.name}: failover: must name another account of its channel"
             )
+    joins = ((account, PROVIDERS[account.provider].joined) for account in accounts)
+    whole = [found(join)(account, by_name) if join else account for account, join in joins]
+    _check_identities(whole)
+    return whole
+
+
+def _check_identities(accounts: list[AccountConfig]) -> None:
+    """No two accounts are the same at their provider."""
+    taken: dict[tuple[str, ...], str] = {}
+    for account in accounts:
+        identity = PROVIDERS[account.provider].identity
+        if identity:
+            other = taken.setdefault(found(identity)(account.settings), account.name)
+            if other != account.name:
+                raise ConfigError(f"account {account.name}: account {other} is the same already")

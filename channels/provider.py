@@ -81,6 +81,8 @@ class Submission(Struct, frozen=True):
     accepted: tuple[str, ...] = ()
     """Of an earlier try that was refused half way: the provider's id of each part that it has
     taken, "" for those to be sent now. Empty: nothing was taken."""
+    again: bool = False
+    """It may have been sent before: an earlier try was not answered (`Provider.resend`)."""
 
     def __repr__(self) -> str:
         return f"Submission({self.delivery!r})"

@@ -43,16 +43,24 @@ class Kind:
     """Whether it must be connected to hear receipts and customers, sending or not."""
     named: bool = False
     """Whether the provider is told the account's name (it is part of its callback's address)."""
+    linger_ms: int = 120_000
+    """How long the end of a delivery is remembered for receipts that contradict it."""
     closes: bool = False
     """A used-up long limit per recipient is `failed`, class `window_closed`, at once: its
     conversation goes on by another channel, or waits by the policy's rule."""
     window: Window | None = None
     """What may be sent to a customer after a message of hers."""
     joined: str = ""
-    """Function of the module: `(account, accounts by name) -> account`, completed by the others."""
-    targets: str = ""
-    """Function of the module: whom a provider's request concerns; see `channels.provider.Callback`.
-    Without one: the account it names."""
+    """`module:function` of `(account, accounts by name)`: the account, completed by the others.
+    Raises ConfigError."""
+    identity: str = ""
+    """`module:function` of the account's table: what only one account can be, for a provider that
+    tells by it which account a request concerns."""
+    directory: str = ""
+    """`module:class` of `(accounts by name)`: its `targets(account, callback, now_ms)` says whom a
+    provider's request concerns, or is the reply. Without one: the account it names."""
+    limits_of: str = ""
+    """`module:function` of the account's table: documented limits that depend on it."""
 
     def config(self) -> type:
         """The type of its table."""
@@ -66,9 +74,12 @@ class Kind:
         if check is not None:
             check(account.settings, account.sms)
 
-    def function(self, name: str) -> Any:
-        """A function of the provider's module."""
-        return getattr(import_module(self.module), name)
+    def documented(self, account: AccountConfig, per: str) -> tuple[str, ...]:
+        """The provider's documented limits for an account."""
+        limits = self.limits
+        if self.limits_of:
+            limits = found(self.limits_of)(account.settings)
+        return limits.get(per, ())
 
     def make(
         self, account: AccountConfig, events: Events, clock: Clock, chance: random.Random
@@ -79,7 +90,17 @@ class Kind:
         return made(account.settings, account.sms, events, clock, chance, **named)
 
 
+def found(place: str) -> Any:
+    """What `module:name` says, imported now."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
 _ONCE: Final = "at most once: an unanswered submission is never repeated"
+
+_WECOM_JOINED: Final = "channels.wecom.config:joined"
+_WECOM_IDENTITY: Final = "channels.wecom.config:identity"
+_WECOM_DIRECTORY: Final = "channels.wecom.callbacks:Directory"
 
 PROVIDERS: Final[dict[str, Kind]] = {
     "smpp": Kind(
@@ -121,5 +142,58 @@ PROVIDERS: Final[dict[str, Kind]] = {
             "recipient": ("1/min", "5/h", "10/day"),
         },
         named=True,
+    ),
+    "wecom-app": Kind(
+        "wecom",
+        "wecom",
+        "channels.wecom.app",
+        "AppConfig",
+        "AppProvider",
+        "at most once; within 30 minutes WeCom drops a request that repeats another exactly",
+        limits={"recipient": ("30/min", "1000/h")},  # WeCom drops what is beyond without a word
+        named=True,
+        joined=_WECOM_JOINED,
+        directory=_WECOM_DIRECTORY,
+    ),
+    "wecom-kf": Kind(
+        "wecom",
+        "wecom",
+        "channels.wecom.kf",
+        "KfConfig",
+        "KfProvider",
+        "once: an unanswered message is sent again under its id, by which WeCom drops repeats",
+        connects=True,
+        named=True,
+        window=Window(5, 48 * 3_600_000),
+        linger_ms=600_000,  # that a message could not be delivered is told later, when pulled
+        joined=_WECOM_JOINED,
+        identity=_WECOM_IDENTITY,
+        directory=_WECOM_DIRECTORY,
+    ),
+    "wecom-member": Kind(
+        "wecom",
+        "wecom",
+        "channels.wecom.member",
+        "MemberConfig",
+        "MemberProvider",
+        "at most once: a task whose creation was not answered is not created again",
+        named=True,
+        closes=True,
+        limits_of="channels.wecom.config:member_limits",
+        joined=_WECOM_JOINED,
+        identity=_WECOM_IDENTITY,
+        directory=_WECOM_DIRECTORY,
+    ),
+    "wecom-archive": Kind(
+        "wecom",
+        "wecom",
+        "channels.wecom.archive",
+        "ArchiveConfig",
+        "WecomArchiveProvider",
+        "sends nothing",
+        connects=True,
+        named=True,
+        joined=_WECOM_JOINED,
+        directory=_WECOM_DIRECTORY,
     ),
 }

@@ -149,6 +149,13 @@ def joined(account: AccountConfig, accounts: Mapping[str, AccountConfig]) -> Acc
     return replace(account, settings=filled(settings, app.settings))
 
 
+def identity(settings: KfConfig | MemberConfig) -> tuple[str, ...]:
+    """Who an account is at WeCom: callbacks tell by it whom they concern."""
+    if isinstance(settings, KfConfig):
+        return "kf", settings.corp_id, settings.open_kfid
+    return "member", settings.corp_id, settings.userid.lower()
+
+
 def member_limits(settings: MemberConfig) -> dict[str, tuple[str, ...]]:
     """How many mass messages a customer may get, by the rule of the corp's console (92135)."""
     rules = {"monthly_days": "days/month", "weekly_7": "7/week", "daily_1": "1/day"}

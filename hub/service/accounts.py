@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -27,7 +27,7 @@ from channels.provider import (
     Reply,
     Stored,
 )
-from channels.registry import PROVIDERS
+from channels.registry import PROVIDERS, found
 from hub import limits
 from hub.clock import Clock, SystemClock
 from hub.contract.subjects import account_log, account_partition
@@ -52,11 +52,6 @@ EVENTS_WAITING: Final = 4_096
 """Such requests that wait to be stored: 800/s while there is no owner for EVENT_S. The next are
 answered 503 at once."""
 
-Targets = Callable[
-    [AccountConfig, Mapping[str, AccountConfig], Callback, int],
-    "Reply | Sequence[tuple[str, Callback]]",
-]
-"""`(account, accounts by name, request, Unix ms)`: whom it concerns, or the answer to it."""
 Apply = Callable[[Sequence[AccountConfig]], Awaitable[None]]
 
 
@@ -126,11 +121,21 @@ class AccountsFile:
         return stat.st_mtime_ns, stat.st_size
 
 
+class Directory(Protocol):
+    """The accounts by what a provider's requests name: `Kind.directory`, made once for each
+    configuration."""
+
+    def targets(
+        self, account: AccountConfig, callback: Callback, now_ms: int
+    ) -> Reply | Sequence[tuple[str, Callback]]:
+        """Whom a request to an account's address concerns, or the answer to it."""
+
+
 class Callbacks:
     """Passes requests of providers on to the owners of their accounts.
 
-    Where the address alone does not say whom a request concerns (`Kind.targets`: it is signed, and
-    encrypted), that is found out here by the configuration in force, and its sender is answered
+    Where the address alone does not say whom a request concerns (it is signed, and encrypted), that
+    is found out here by the configuration in force (`Kind.directory`), and its sender is answered
     when everyone concerned has stored it.
     """
 
@@ -141,29 +146,35 @@ class Callbacks:
         self._resolving = 0
         self._listed: Sequence[AccountConfig] | None = None
         self._accounts: dict[str, AccountConfig] = {}
+        self._directories: dict[str, Directory] = {}
 
     async def take(self, account: str, callback: Callback) -> Reply:
         """The owner's answer; 503 when there is none now, and the provider is to repeat it."""
         config = self._in_force().get(account)
         kind = None if config is None else PROVIDERS[config.provider]
-        if config is None or kind is None or not kind.targets:
+        if config is None or kind is None or not kind.directory:
             return await self._pass_on(account, callback)
         if len(callback.body) > EVENT_BYTES:
             return Reply(413)
-        targets: Targets = kind.function(kind.targets)
-        found = targets(config, self._accounts, callback, self._clock.now_ms())
-        if isinstance(found, Reply):
-            if found.status >= 400:
-                _log.warning("callback.refused", account=account, status=found.status)
-            return found
-        return await self._resolved(account, found)
+        resolved = self._directory(kind.directory).targets(config, callback, self._clock.now_ms())
+        if isinstance(resolved, Reply):
+            if resolved.status >= 400:
+                _log.warning("callback.refused", account=account, status=resolved.status)
+            return resolved
+        return await self._resolved(account, resolved)
 
     def _in_force(self) -> dict[str, AccountConfig]:
         """The accounts by name; `Watch.accounts` is another tuple when they have changed."""
         if self._watch.accounts is not self._listed:
             self._listed = self._watch.accounts
             self._accounts = {account.name: account for account in self._listed}
+            self._directories.clear()
         return self._accounts
+
+    def _directory(self, place: str) -> Directory:
+        if place not in self._directories:
+            self._directories[place] = found(place)(self._accounts)
+        return self._directories[place]
 
     async def _pass_on(self, account: str, callback: Callback) -> Reply:
         try:

@@ -33,17 +33,22 @@ PARTITIONS = 4
 URL = "/v1/callbacks/app"
 
 
-def targets(
-    account: AccountConfig, accounts: Mapping[str, AccountConfig], callback: Callback, now_ms: int
-) -> Reply | list[tuple[str, Callback]]:
-    """The played provider: a GET is a check, a POST names accounts, one a line."""
-    assert now_ms > 0
-    if callback.method == "GET":
-        return Reply(body=callback.query["echostr"].encode())
-    if callback.body == b"forged":
-        return Reply(403)
-    names = callback.body.decode().split()
-    return [(name, Callback("EVENT", {}, {}, name.encode())) for name in names if name in accounts]
+class Played:
+    """The directory of the played provider: a GET is a check, a POST names accounts."""
+
+    def __init__(self, accounts: Mapping[str, AccountConfig]) -> None:
+        self._accounts = accounts
+
+    def targets(
+        self, account: AccountConfig, callback: Callback, now_ms: int
+    ) -> Reply | list[tuple[str, Callback]]:
+        assert now_ms > 0 and account.name in self._accounts
+        if callback.method == "GET":
+            return Reply(body=callback.query["echostr"].encode())
+        if callback.body == b"forged":
+            return Reply(403)
+        names = [name for name in callback.body.decode().split() if name in self._accounts]
+        return [(name, Callback("EVENT", {}, {}, name.encode())) for name in names]
 
 
 class Owners:
@@ -90,7 +95,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    kind = Kind("wecom", "played", __name__, "", "", "", targets="targets")
+    kind = Kind("wecom", "played", __name__, "", "", "", directory=f"{__name__}:Played")
     monkeypatch.setitem(PROVIDERS, "played", kind)
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(nats_server(tmp_path))

@@ -19,6 +19,7 @@ from channels.provider import (
     Submission,
 )
 from channels.registry import PROVIDERS, Window
+from hub.contract.subjects import is_key
 from tests.support.account_model import ScriptedProvider
 from tests.unit.test_accounts import PARTITIONS, START_MS, Bench, config, scene
 
@@ -172,3 +173,20 @@ def test_an_account_with_nothing_to_do_leaves_memory(monkeypatch: pytest.MonkeyP
 
     limits = LimitsTable(account=["5/s"], recipient=["2/24h"])
     scene(config(limits=limits))(play)()
+
+
+@scene()
+async def test_two_addresses_are_never_one_customer(bench: Bench) -> None:
+    addresses = ["+8613800000001", "wm_1-A", "li.lei", "lilei", "li@lei", "~room", "room", "客户"]
+    addresses += ["x" * 64, "x" * 65, "x" * 66, "-"]
+    bench.deliver("a")
+    await bench.until(bench.told)
+    stored: list[bool] = []
+    for n, address in enumerate(addresses):
+        inbound = ProviderInbound(f"m{n}", address, {"text": "hi"}, START_MS)
+        bench.providers["sms"].events.inbound(inbound, stored.append)
+    await bench.until(lambda: len(bench.lane("inbound")) == len(addresses))
+    customers = [m["customer"] for m in bench.lane("inbound")]
+    assert len(set(customers)) == len(addresses)
+    assert all(is_key(customer) for customer in customers)
+    assert customers[:2] == ["8613800000001", "wm_1-A"] and customers[5] == "~room"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from channels.accounts import parse_accounts
+from channels.accounts import AccountConfig, parse_accounts
 from hub.errors import ConfigError
 from hub.service.accounts import read_accounts
 
@@ -106,3 +106,61 @@ def test_a_file_is_checked_to_the_end(
     assert str(path) in caught.value.message
     assert "sms" in caught.value.message
     assert said in caught.value.message
+
+
+# ---- accounts of one application ----------------------------------------------------------------
+
+APP = """version = 1
+[[accounts]]
+name = "crm"
+channel = "wecom"
+provider = "wecom-app"
+[accounts.wecom]
+corp_id = "ww1"
+agent_id = 1000002
+secret = { env = "PW" }
+callback_token = { env = "TOKEN" }
+callback_key = { env = "KEY" }
+"""
+SHARED = {"PW": "secret12", "TOKEN": "token", "KEY": "k" * 43}
+
+
+def sharing(name: str, provider: str, table: str) -> str:
+    head = f'[[accounts]]\nname = "{name}"\nchannel = "wecom"\nprovider = "{provider}"\n'
+    return f"{head}[accounts.wecom]\n{table}\n"
+
+
+def shared(*entries: str) -> list[AccountConfig]:
+    return parse_accounts(APP + "".join(entries), Path(), SHARED)
+
+
+def test_accounts_share_the_credentials_of_their_application() -> None:
+    kf = sharing("kf", "wecom-kf", 'app = "crm"\nopen_kfid = "wk1"')
+    li = sharing("li", "wecom-member", 'app = "crm"\nuserid = "li"\nrule = "weekly_7"')
+    for account in shared(kf, li):
+        assert (account.settings.corp_id, account.settings.secret) == ("ww1", "secret12")
+        assert account.settings.callback_key == "k" * 43
+    assert shared(li)[1].limits_of("recipient") == ["7/week"]
+    assert shared()[0].limits_of("recipient") == ["30/min", "1000/h"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        ([("kf", "wecom-kf", 'app = "cmr"\nopen_kfid = "wk1"')], "kf: wecom.app: must name"),
+        ([("kf", "wecom-kf", 'open_kfid = "wk1"')], "kf: corp_id: needed"),
+        ([("kf", "wecom-kf", 'app = "crm"')], "open_kfid"),
+        (
+            [(name, "wecom-kf", 'app = "crm"\nopen_kfid = "wk1"') for name in ("kf", "kf2")],
+            "kf2: account kf is the same already",
+        ),
+        (
+            [(name, "wecom-member", f'app = "crm"\nuserid = "{name}"') for name in ("li", "LI")],
+            "LI: account li is the same already",
+        ),
+        ([("kf", "wecom-kf", 'app = "crm"\nopen_kfid = "wk1"\ncallback_key = "x"')], "secret"),
+    ],
+)
+def test_accounts_that_cannot_be(entries: list[tuple[str, str, str]], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        shared(*(sharing(*entry) for entry in entries))
