@@ -78,6 +78,8 @@ POLICY_WORDS = 20_000
 """Words of all rules of words: an automaton of some MB in each host, made in less than a second."""
 WORD_CHARS = 64
 """One word, after normalisation."""
+WORDS_PIECE_CHARS = 4_096
+"""Text that is searched for words at once. All matches of a piece are in memory together."""
 REPLY_WORDS = 256
 """Words of one `[[replies]]`: each is looked for in a customer's message by itself."""
 REPLY_BYTES = 16 * KIB

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ahocorasick
 import msgspec
+from ahocorasick_rs import AhoCorasick
 from msgspec import Raw
 
+from hub import limits
 from hub.contract.decode import content_channels, content_for
 from hub.policy.normal import normalised
 from hub.policy.rules import NEVER, Block
@@ -49,7 +50,10 @@ class Words:
 
     def __init__(self, rules: Sequence[WordsTable]) -> None:
         self.rules = tuple(WordRule(rule) for rule in rules)
-        self._automaton = _automaton([rule.words or () for rule in rules])
+        words = _owners(rules)
+        self._owners = list(words.values())
+        """By number of a word: the rules it belongs to."""
+        self._automaton = AhoCorasick(list(words))
 
     def found(self, text: str) -> tuple[WordRule, ...]:
         """Rules that have a word in this text, in the document's order."""
@@ -93,12 +97,21 @@ class Words:
     def _search(self, texts: Iterable[str]) -> set[int]:
         """Indices of the rules with a word in normalised texts; stops when it has them all."""
         found: set[int] = set()
-        for text in texts:
-            for _, indices in self._automaton.iter(text):
-                found.update(indices)
-                if len(found) == len(self.rules):
-                    return found
+        for piece in _pieces(texts):
+            for word, _, _ in self._automaton.find_matches_as_indexes(piece, overlapping=True):
+                found.update(self._owners[word])
+            if len(found) == len(self.rules):
+                break
         return found
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """Texts in pieces that overlap by a word: all matches of one are found at once, and at each
+    character as many words can end as words have lengths."""
+    for text in texts:
+        yield text[: limits.WORDS_PIECE_CHARS]
+        for start in range(limits.WORDS_PIECE_CHARS, len(text), limits.WORDS_PIECE_CHARS):
+            yield text[start - limits.WORD_CHARS : start + limits.WORDS_PIECE_CHARS]
 
 
 def texts_in(content: Mapping[str, Raw]) -> list[str]:
@@ -121,27 +134,10 @@ def _strings(value: Any) -> Iterator[str]:
                 yield from _strings(each)
 
 
-def _automaton(words_of: Sequence[Iterable[str]]) -> ahocorasick.Automaton:
-    """Each word with the indices of the rules it belongs to."""
-    owners: dict[str, tuple[int, ...]] = {}
-    for index, words in enumerate(words_of):
-        for word in _shortest({normalised(word) for word in words}):
-            owners[word] = (*owners.get(word, ()), index)
-    return _built(owners)
-
-
-def _shortest(words: set[str]) -> Iterator[str]:
-    """Words that have no other of the same rule in them: the others change nothing, and without
-    them at most one word of a rule ends at a character, which bounds the time of a search."""
-    automaton = _built({word: (len(word),) for word in words})
-    for word in words:
-        if all(length == len(word) for _, (length,) in automaton.iter(word)):
-            yield word
-
-
-def _built(words: Mapping[str, tuple[int, ...]]) -> ahocorasick.Automaton:
-    automaton = ahocorasick.Automaton()
-    for word, value in words.items():
-        automaton.add_word(word, value)
-    automaton.make_automaton()
-    return automaton
+def _owners(rules: Sequence[WordsTable]) -> dict[str, list[int]]:
+    """Each word, normalised, with the indices of the rules it belongs to."""
+    owners: dict[str, list[int]] = {}
+    for index, rule in enumerate(rules):
+        for word in {normalised(word) for word in rule.words or ()}:
+            owners.setdefault(word, []).append(index)
+    return owners
