@@ -543,7 +543,7 @@ class Conversation(Struct, gc=False):
             return f"{len(state.held)} intents are held for this customer or in flight already"
         return None
 
-    def _reject(self, message: Intent | AnyCommand, now: int, reason: str) -> None:
+    def _reject(self, message: Intent | AnyCommand | AccountOrder, now: int, reason: str) -> None:
         category = message.category if isinstance(message, Intent) else ""
         known = category if category in self.policy.categories else ""
         self._tell(message.app, message.id, known, "rejected", now, reason=reason)

@@ -86,8 +86,8 @@ class LiveFeeds:
     def _order(self, history: History, feeds: Sequence[Shown]) -> Iterator[Violation]:
         """In one conversation: what came in as INTAKE has it, what went out by time."""
         heard: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
-        for each, message in _heard(history):
-            place = (message.account, message.customer, message.id)
+        for each, inbound in _heard(history):
+            place = (inbound.account, inbound.customer, inbound.id)
             heard[place].append((each.sequence, each.index))
         newest: dict[tuple[str, str, bool], tuple[int, int]] = {}
         for line in feeds:
