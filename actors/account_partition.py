@@ -201,6 +201,8 @@ class AccountPartition:
             customer=customer,
             content={key: msgspec.Raw(_encode(value)) for key, value in inbound.content.items()},
             at=moment_of(inbound.at_ms),
+            agent=inbound.agent[:64] or None,
+            sender=inbound.sender,
         )
         self._send("inbound", customer, f"{account.name}/in/{id}", _encode(message))
 

@@ -34,7 +34,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from channels.http import MALFORMED, Unanswered
+from channels.http import MALFORMED
 from channels.provider import (
     Answer,
     Bundle,
@@ -68,10 +68,6 @@ REPEATED: Final = frozenset((95033,))
 AMBIGUOUS: Final = frozenset((40058, 41051))
 """Codes that may say it: a wrong parameter, a code that was used. WeCom documents that a repeat is
 an error, not which; so these (and unknown ones) count as a repeat if the call may be one."""
-RESTORED_MS: Final = 600_000
-"""After a start any call may repeat one that a former owner made and got no answer to."""
-UNANSWERED: Final = 10_000
-"""Ids of unanswered calls that are remembered; the oldest goes."""
 WRONG_MOVE: Final = 95016
 NO_ACCOUNT: Final = (95000, 95004)
 """There is no such account (any more): of ours, not of the customer's."""
@@ -120,8 +116,6 @@ class KfProvider:
         self._events = events
         self._clock = clock
         self._account = account
-        self._started_ms = clock.now_ms()
-        self._unanswered: dict[str, None] = {}
         self._client = client or WecomClient(settings, clock, chance, counted=self._count)
         self._reader = KfReader(settings, self._client, events, clock, chance, account)
         self._sender = HttpSender(
@@ -153,7 +147,6 @@ class KfProvider:
 
     def start(self, notes: Mapping[str, bytes]) -> None:
         """Read and send from now on."""
-        self._started_ms = self._clock.now_ms()
         self._sender.start()
         self._reader.start(notes)
 
@@ -178,7 +171,7 @@ class KfProvider:
         try:
             match part.does:
                 case "message" | "answer":
-                    answer = await self._say(part, msgid, customer)
+                    answer = await self._say(part, msgid, customer, submission.again)
                 case "transfer":
                     answer = await self._transfer(part, msgid, customer)
                 case "release":
@@ -190,7 +183,7 @@ class KfProvider:
             return Outcome(answer_of(error, self._clock), stop=stop_of(error))
         return Outcome(answer)
 
-    async def _say(self, part: KfPart, msgid: str, customer: str) -> Answer:
+    async def _say(self, part: KfPart, msgid: str, customer: str, again: bool) -> Answer:
         name, body = "kf/send_msg_on_event", {"msgid": msgid, **part.body}
         if part.does == "message":
             name = "kf/send_msg"
@@ -198,25 +191,10 @@ class KfProvider:
         try:
             await self._client.call(name, body)
         except WecomError as error:
-            if not self._is_repeat(error, msgid):
+            if not _had_arrived(error, again):
                 raise
             self._count("kf_had_arrived")
-        except Unanswered:
-            if len(self._unanswered) >= UNANSWERED:
-                del self._unanswered[next(iter(self._unanswered))]
-            self._unanswered[msgid] = None
-            raise
-        self._unanswered.pop(msgid, None)
         return Answer("accepted", provider_ids=(msgid,))
-
-    def _is_repeat(self, error: WecomError, msgid: str) -> bool:
-        """Whether a refusal says that the message was taken before."""
-        if error.errcode in REPEATED:
-            return True
-        restored = self._clock.now_ms() - self._started_ms < RESTORED_MS
-        if msgid not in self._unanswered and not restored:
-            return False
-        return error.errcode in AMBIGUOUS or not error.verdict.known
 
     # ---- sessions ------------------------------------------------------------------------------
 
@@ -307,6 +285,13 @@ class KfProvider:
 
 
 # ---- contents ------------------------------------------------------------------------------------
+
+
+def _had_arrived(error: WecomError, again: bool) -> bool:
+    """Whether a refusal says that the message was taken before; `again`: it may have been."""
+    if error.errcode in REPEATED:
+        return True
+    return again and (error.errcode in AMBIGUOUS or not error.verdict.known)
 
 
 def msgid_of(delivery: str) -> str:
