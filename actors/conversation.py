@@ -95,29 +95,30 @@ class Conversation(Struct, gc=False):
 
     # ---- intents ---------------------------------------------------------------------------
 
-    def _on_intent(self, intent: Intent, accepted: int, now: int) -> None:
-        """Step 1, and the rest for each channel of a combined send, or once for the route."""
+    def _on_intent(self, intent: Intent, accepted: int, now: int) -> bool:
+        """Step 1, and the rest for each channel of a combined send, or once for the route. Whether
+        it is sent or held."""
         state = self.state
         category = self.policy.categories.get(intent.category)
         if category is None:
             known = ", ".join(self.policy.categories)
             self._reject(intent, now, f"unknown category {intent.category!r}; known: {known}")
-            return
+            return False
         route = intent.route or category.route
         if "text" not in intent.content:  # it differs by channel
             route = content_channels(intent.content, route)
         if not route:
             self._reject(intent, now, "content has nothing for any channel of the route")
-            return
+            return False
         name = intent_hash(intent.app, intent.id)
         if self._remembers(intent, name):
             self._tell(intent.app, intent.id, intent.category, "duplicate", now)
-            return
+            return False
         if len(self.packed) >= limits.CONVERSATION_FULL_BYTES or len(state.seen) >= _SEEN_BYTES:
             reason = self._full(now)
             if reason is not None:
                 self._reject(intent, now, reason)
-                return
+                return False
         if intent.to is not None:
             state.to.update(intent.to)
         if intent.timezone is not None:
@@ -138,6 +139,7 @@ class Conversation(Struct, gc=False):
             going = self._decide_new(intent, one, name, accepted, now) or going
         if not going:
             state.seen = seen.remember(state.seen, name, now)
+        return going
 
     def _decide_new(
         self, intent: Intent, question: Question, name: bytes, accepted: int, now: int
@@ -463,7 +465,8 @@ class Conversation(Struct, gc=False):
         for rule in answering:
             if replies.may_answer(self.state, rule, now):
                 self.effects.urgent = True
-                self._on_intent(replies.answer(rule, inbound, now), now, now)
+                if self._on_intent(replies.answer(rule, inbound, now), now, now):
+                    replies.answered(self.state, rule, now)
                 self.effects.urgent = False
         for rule in rules:  # after the answer, which may say so
             if rule.dnd is not None:

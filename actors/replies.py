@@ -45,14 +45,16 @@ def answering(policy: Policy, inbound: Inbound) -> list[ReplyRule]:
 
 
 def may_answer(state: ConversationState, rule: ReplyRule, now: int) -> bool:
-    """At most once in `every`. If it may, that is noted."""
+    """At most once in `every`."""
     last = state.replied.get(rule.name)
-    if last is not None and now - last < rule.every_ms:
-        return False
-    if len(state.replied) >= limits.REPLIES_REMEMBERED:
+    return last is None or now - last >= rule.every_ms
+
+
+def answered(state: ConversationState, rule: ReplyRule, now: int) -> None:
+    """Its answer is sent, or held. What came too late or was stopped is none."""
+    if rule.name not in state.replied and len(state.replied) >= limits.REPLIES_REMEMBERED:
         del state.replied[min(state.replied, key=state.replied.__getitem__)]
     state.replied[rule.name] = now
-    return True
 
 
 def answer(rule: ReplyRule, inbound: Inbound, now: int) -> Intent:
