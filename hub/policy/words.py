@@ -60,7 +60,7 @@ class Words:
         return self._rules(self._search([normalised(text)]))
 
     def blocks(
-        self, app: str, category: str, route: Sequence[str], content: Mapping[str, Raw]
+        self, app: str, category: str, route: list[str], content: dict[str, Raw]
     ) -> tuple[Block, ...]:
         """What forbids an intent: rules with a word in what it would say on any of its channels."""
         if "text" in content:  # the same on all
@@ -73,8 +73,8 @@ class Words:
         else:
             broken = {
                 index
-                for channel in content_channels(content, list(route))
-                for index in self._search(texts_in({channel: content_for(content, channel)}))  # type: ignore[arg-type]
+                for channel in content_channels(content, route)
+                for index in self._search(texts_in({channel: content_for(content, channel)}))
                 if self.rules[index].matches(category, channel, app)
             }
         return tuple(rule.block for rule in self._rules(broken) if rule.drops)

@@ -63,6 +63,13 @@ def error_of(text: str) -> PolicyError:
 # ---- what is valid -------------------------------------------------------------------------------
 
 
+def test_the_example_of_the_manual_is_valid() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+    document = parse_policy(manual.partition("```toml\n")[2].partition("```")[0])
+    assert document.windows and document.words and document.replies and document.reminders
+    assert document.archive
+
+
 def test_defaults_and_what_is_compiled() -> None:
     policy = Policy(parse_policy(ALL + 'keep = "3660d"'))
     (window,), (reply,), (reminder,) = policy.windows, policy.replies, policy.reminders

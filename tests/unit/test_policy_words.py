@@ -100,6 +100,13 @@ def test_words_inside_words_hide_nothing(rules: list[list[str]], text: str) -> N
     assert found_in(rules, text) == wanted
 
 
+@pytest.mark.parametrize("before", [0, 4_090, 4_093, 4_096, 8_190, 9_000])
+def test_a_word_is_found_wherever_it_lies_in_a_long_text(before: int) -> None:
+    rules = [["casino"], ["never said"], ["x" * limits.WORD_CHARS]]
+    assert found_in(rules, "y" * before + "casino" + "y" * 5_000) == ["0"]
+    assert found_in(rules, "y" * before + "x" * limits.WORD_CHARS + "y" * 5_000) == ["2"]
+
+
 def test_alerts_are_of_rules_for_everybody_on_that_channel() -> None:
     tables = [
         Table(name="all", words=["a"], alert="quality"),
