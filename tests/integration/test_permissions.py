@@ -5,127 +5,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import nats
 import pytest
 from nats.aio.client import Client
-from nats.errors import NoRespondersError
-from nats.js import JetStreamContext
-from nats.js.errors import APIError, NoStreamResponseError, NotFoundError, ServiceUnavailableError
+from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 
 from channels.gateway import Gateway, GatewayUnavailable
-from hub import limits
-from hub.client import HubClient, HubUnavailable
-from hub.ledger.streams import StreamSizes, stream_configs
-from hub.service.natsd import NatsServer, find_binary
+from hub.client import HubClient
+from hub.service.natsd import NatsServer
 from tests.support.ledger import eventually
-
-pytestmark = pytest.mark.nats
-
-CONFIG = Path(__file__).parents[2] / "deploy" / "nats.conf"
-USERS = ("hub", "sys", "shop", "crm", "desk", "sms-gw", "ops")
-SIZES = StreamSizes(8 * limits.MIB, 8 * limits.MIB, 8 * limits.MIB)
-FORBIDDEN_WRITES = (
-    "hub.out.sms.0",
-    "hub.outcome.shop",
-    "hub.outcome.crm",
-    "hub.event.shop",
-    "hub.live.sales",
-    "hub.parked.0.b",
-    "hub.log.0",
-    "hub.in.0.normal.shop",
-    "hub.snap.0.a",
+from tests.support.permissions import (
+    FORBIDDEN_WRITES,
+    World,
+    documented_server,
+    password,
+    provision,
+    refused,
+    stored,
+    world_of,
 )
 
-
-def password(user: str) -> str:
-    return f"p{user.replace('-', '')}secret"
-
-
-def with_crm(text: str) -> str:
-    """The file with a second application, made as its comment says: the block copied."""
-    start = text.index("  SHOP: {")
-    block = text[start : text.index("\n  }\n", start) + 5]
-    return text.replace(block, block + block.replace("SHOP", "CRM").replace("shop", "crm"))
-
-
-class World:
-    """A server with the documented configuration, and connections to it by user."""
-
-    def __init__(self, url: str, stack: contextlib.AsyncExitStack) -> None:
-        self.url = url
-        self._stack = stack
-
-    async def connect(self, user: str, **options: Any) -> Client:
-        client = await nats.connect(self.url, user=user, password=password(user), **options)
-        self._stack.push_async_callback(client.close)
-        return client
-
-    async def hub(self) -> JetStreamContext:
-        return (await self.connect("hub")).jetstream()
-
-
-async def stored(js: JetStreamContext) -> dict[str, int]:
-    """Messages by subject in all streams."""
-    counts: dict[str, int] = {}
-    for stream in ("INTAKE", "LEDGER", "SNAPSHOTS"):
-        counts |= (await js.stream_info(stream, subjects_filter=">")).state.subjects or {}
-    return counts
+pytestmark = pytest.mark.nats
 
 
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("permissions")
-    text = CONFIG.read_text().replace('"/data"', f'"{directory / "store"}"')
-    config = directory / "nats.conf"
-    config.write_text(with_crm(text))
-    variable = {f"TACT_{user.upper().replace('-', '_')}_PASSWORD": password(user) for user in USERS}
-    command = [str(find_binary()), "--config", str(config), "-a", "127.0.0.1", "-p", "-1"]
-    command += ["-l", str(directory / "log"), "-m", "-1", "--ports_file_dir", str(directory)]
-
-    def address() -> str:
-        for file in directory.glob("*.ports"):
-            with contextlib.suppress(json.JSONDecodeError):  # being written
-                return str(json.loads(file.read_text())["nats"][0])
-        return ""
-
-    with subprocess.Popen(command, env={**os.environ, **variable}) as process:
-        try:
-            asyncio.run(eventually(address))
-            yield address()
-        finally:
-            process.kill()
+    with documented_server(tmp_path_factory.mktemp("permissions")) as url:
+        yield url
 
 
 @pytest.fixture
 async def world(server_url: str) -> AsyncIterator[World]:
-    async with contextlib.AsyncExitStack() as stack:
-        world = World(server_url, stack)
-        await provision(await world.hub())
+    async with world_of(server_url) as world:
         yield world
-
-
-async def provision(js: JetStreamContext) -> None:
-    """The hub's streams, new and empty."""
-    for config in stream_configs(partitions=4, replicas=1, sizes=SIZES):
-        with contextlib.suppress(NotFoundError):
-            await js.delete_stream(config["name"])
-        await js._api_request(
-            f"$JS.API.STREAM.CREATE.{config['name']}", json.dumps(config).encode()
-        )
-
-
-async def refused(client: Client, subject: str, body: object = None) -> None:
-    """A request that reaches nobody."""
-    payload = b"" if body is None else json.dumps(body).encode()
-    with pytest.raises(NoRespondersError):
-        await client.request(subject, payload, timeout=2)
 
 
 # ---- an application --------------------------------------------------------------------------
@@ -382,90 +298,6 @@ async def test_the_client_library_needs_no_more(world: World) -> None:
         async with asyncio.timeout(5):
             outcomes = client.outcomes()
             assert [(await anext(outcomes)).state for _ in range(2)] == ["sent", "sent"]
-
-
-async def test_an_app_reads_its_own_events(world: World) -> None:
-    shop, hub = (await world.connect("shop")).jetstream(), await world.hub()
-    await hub.publish("hub.event.crm", b"not yours")
-    await hub.publish("hub.event.shop", b"1")
-    reader = await shop.pull_subscribe("hub.event.shop", durable="shop-events")
-    (message,) = await reader.fetch(2, timeout=0.5)
-    await message.ack_sync()
-    assert (message.subject, message.data) == ("hub.event.shop", b"1")
-
-
-async def test_a_desk_hears_the_account_it_was_given_and_answers(world: World) -> None:
-    desk, hub = (await world.connect("desk")).jetstream(), await world.hub()
-    await hub.publish("hub.live.sales", b"in")
-    await hub.publish("hub.live.boss", b"not yours")
-    await hub.publish("hub.live.sales", b"out")
-    reader = await desk.pull_subscribe("hub.live.sales", durable="desk-live-sales")
-    messages = await reader.fetch(3, timeout=0.5)
-    assert [message.data for message in messages] == [b"in", b"out"]
-    for message in messages:
-        await message.ack_sync()
-    for lane in ("urgent", "normal", "command"):
-        assert (await desk.publish(f"hub.to.{lane}.desk.c1", b"{}")).stream == "INTAKE"
-
-
-@pytest.mark.parametrize("subject", ["hub.live.boss", "hub.live.*", "hub.live.>", "hub.event.shop"])
-@pytest.mark.parametrize("durable", ["desk-live-sales", "desk-live-boss", "desk"])
-async def test_a_desk_hears_nothing_else(world: World, subject: str, durable: str) -> None:
-    desk, hub = (await world.connect("desk")).jetstream(), await world.hub()
-    with pytest.raises(ServiceUnavailableError):
-        await desk.pull_subscribe(subject, durable=durable, stream="LEDGER")
-    body = {"stream_name": "LEDGER", "config": {"name": "desk-live-sales"}}
-    body["config"] |= {"durable_name": "desk-live-sales", "filter_subject": subject}  # type: ignore[operator]
-    with pytest.raises(APIError):  # the way around: the right subject, another body
-        await desk._api_request(
-            "$JS.API.CONSUMER.CREATE.LEDGER.desk-live-sales.hub.live.sales",
-            json.dumps(body).encode(),
-        )
-    assert await hub.consumers_info("LEDGER") == []
-
-
-async def test_the_client_library_follows_conversations_and_events_with_no_more(
-    world: World,
-) -> None:
-    hub, login = await world.hub(), {"user": "desk", "password": password("desk")}
-    live = {"id": "m-0", "account": "sales", "channel": "wecom", "customer": "c-1"}
-    live |= {"direction": "in", "author": "customer", "content": {"text": "hi"}, "at": ""}
-    event = {"id": "e", "kind": "waiting", "app": "desk", "customer": "c-1", "rule": "r", "at": ""}
-    await hub.publish("hub.event.desk", json.dumps(event).encode())
-    await hub.publish("hub.live.sales", json.dumps(live).encode())
-    async with HubClient.connect(world.url, app="desk", **login) as client, asyncio.timeout(10):
-        assert (await anext(client.events())).kind == "waiting"
-        early = client.live("sales", since=datetime(2026, 1, 1, tzinfo=UTC))
-        first = await anext(early)
-        assert (first.id, bytes(first.content)) == ("m-0", b'{"text": "hi"}')
-    more = [live | {"id": f"m-{number}"} for number in (1, 2)]
-    await hub.publish("hub.live.sales", json.dumps(more).encode())
-    async with HubClient.connect(world.url, app="desk", **login) as client, asyncio.timeout(10):
-        again = client.live("sales")  # m-0 was given out and not done with
-        assert [(await anext(again)).id for _ in range(3)] == ["m-0", "m-1", "m-2"]
-        with pytest.raises(HubUnavailable):
-            await anext(client.live("boss"))
-
-
-async def test_a_conversation_is_followed_from_now_on_unless_told_otherwise(world: World) -> None:
-    hub, login = await world.hub(), {"user": "desk", "password": password("desk")}
-    live = {"id": "old", "account": "sales", "channel": "wecom", "customer": "c-1"}
-    live |= {"direction": "in", "author": "customer", "content": {"text": "hi"}, "at": ""}
-    await hub.publish("hub.live.sales", json.dumps(live).encode())
-    async with HubClient.connect(world.url, app="desk", **login) as client, asyncio.timeout(10):
-        following = asyncio.create_task(anext(client.live("sales")))
-        await eventually(lambda: hub.consumers_info("LEDGER"))
-        await hub.publish("hub.live.sales", json.dumps(live | {"id": "new"}).encode())
-        assert (await following).id == "new"
-
-
-@pytest.mark.parametrize("user", ["desk", "sms-gw"])
-async def test_only_hosts_write_events_and_conversations(world: World, user: str) -> None:
-    client, hub = (await world.connect(user)).jetstream(), await world.hub()
-    for subject in FORBIDDEN_WRITES:
-        with pytest.raises(NoStreamResponseError):
-            await client.publish(subject, b"{}", timeout=2)
-    assert await stored(hub) == {}
 
 
 # ---- a gateway, an operator, a stranger --------------------------------------------------------
