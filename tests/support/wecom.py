@@ -82,13 +82,15 @@ class Api:
         """A GET; with the token, if there is one."""
         query = {"access_token": self.token, **query} if self.token else query
         async with self._session.get(f"{self._url}/cgi-bin/{api}", params=query) as response:
-            return await response.json()
+            answer: dict[str, Any] = await response.json()
+            return answer
 
     async def __call__(self, api: str, **body: Any) -> dict[str, Any]:
         query = {"access_token": self.token}
         url = f"{self._url}/cgi-bin/{api}"
         async with self._session.post(url, params=query, json=body) as response:
-            return await response.json()
+            answer: dict[str, Any] = await response.json()
+            return answer
 
     async def raw(self, api: str, content: bytes) -> tuple[int, str, bytes]:
         """A POST of these bytes: status, content type, body."""

@@ -14,8 +14,8 @@ from channels.wecom.fake.limits import Day, Gate, Window, taken
 from channels.wecom.fake.quota import Quota
 from channels.wecom.fake.server import EITHER, GETS, UPLOADS, FakeWecom
 from channels.wecom.fake.timers import MovableClock, Timers
-from channels.wecom.fake.world import Refused
-from tests.support.wecom import NOW_MS, StandingClock
+from channels.wecom.fake.world import Call, Refused
+from tests.support.wecom import CORP, NOW_MS, StandingClock
 
 PERIOD_MS = 4_000
 steps = st.lists(st.tuples(st.integers(0, 3_000), st.integers(1, 3)), max_size=60)
@@ -108,6 +108,54 @@ def test_what_is_due_happens_in_its_order_when_the_clock_jumps() -> None:
     clock.advance(2)
     timers.settle()
     assert seen == ["first", "second"]
+
+
+_ids = ["m1", "m2", "c1", "wm000001", "wk000001", "chat", "group", "fakemass0000000001"]
+_said = [{"content": "x"}, {"content": 1}, {"title": "x", "url": "x"}, {"media_id": 1}, {"list": 1}]
+_odd = [
+    None,
+    0,
+    -1,
+    1.5,
+    True,
+    "",
+    [],
+    [None],
+    {},
+    10**30,
+    "text",
+    "msgmenu",
+    "single",
+    "p-1",
+    "px",
+]
+_deep = [{"sender_list": {"user_list": ["m1"]}}, {"sender_list": 1}, {"userid_list": [[]]}]
+_lists = [[one] for one in [*_ids, *_said, {"msgtype": "link", "link": {}}, {"msgtype": []}]]
+_values = st.sampled_from([*_ids, *_said, *_odd, *_deep, *_lists])
+_NAMES = """
+    touser agentid msgtype text link image msgmenu news open_kfid external_userid limit
+    cursor external_userid_list service_state servicer_userid chatid userlist owner name
+    add_user_list del_user_list msgid userid token offset start_time end_time chat_type
+    sender attachments chat_id_list visible_range jobid moment_id welcome_code
+    handover_userid takeover_userid new_owner owner_filter status_filter scene config_id
+    userid_list page_size code creator enable_duplicate_check duplicate_check_interval
+    toparty totag chat_id auto_create_room room_base_id response_code template_card
+"""
+
+
+@given(st.data())
+def test_no_body_makes_it_stumble(data: st.DataObject) -> None:
+    fake = FakeWecom(clock=StandingClock())
+    corp = fake.world.corps[CORP]
+    handlers = data.draw(st.lists(st.sampled_from(sorted(fake.handlers)), min_size=1, max_size=8))
+    for name in handlers:
+        body = data.draw(st.dictionaries(st.sampled_from(_NAMES.split()), _values, max_size=20))
+        app = next(iter(corp.apps.values()))
+        call = Call(corp, app, name, NOW_MS, body, fake.plan.fate(b""))
+        try:
+            fake.handlers[name](call)
+        except Refused as refused:
+            assert refused.errcode
 
 
 def test_every_endpoint_of_the_hub_is_there_and_asked_for_as_the_hub_does() -> None:

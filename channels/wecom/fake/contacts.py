@@ -29,6 +29,8 @@ from channels.wecom.fake.world import (
 TRANSFERS: Final = 100
 """Customers of one transfer."""
 PAGE: Final = 1_000
+MEMBERS: Final = 100
+"""Asked for at once."""
 ONJOB_TIMES: Final = 2
 PROTECTED_MS: Final = 90 * 24 * 3_600_000
 """A customer who was transferred twice is left alone for so long."""
@@ -99,7 +101,7 @@ class Contacts:
 
     def batch(self, call: Call) -> dict[str, Any]:
         """The customers of some members, in pages."""
-        userids = call.body.get("userid_list") or [call.body.get("userid")]
+        userids = call.texts("userid_list", MEMBERS) or [call.text("userid")]
         customers = [one for userid in userids for one in _of(call.corp, userid)]
         some, cursor = page(customers, call.text("cursor", ""), call.limit(50, 100))
         details = [_details(one) for one in some]

@@ -100,14 +100,22 @@ def checked_mass(call: Call, media: Media) -> dict[str, Any]:
         raise Refused(45002)
     if len(attachments) > ATTACHMENTS_MOST:
         raise Refused(41064)
-    for one in attachments:
-        kind = one.get("msgtype") if isinstance(one, dict) else None
-        said = one.get(kind) if kind in ATTACHMENTS else None
-        if not isinstance(said, dict):
-            raise Refused(41065)
+    for kind, said in parts(attachments):
         if kind in ("video", "file") or (kind == "image" and "pic_url" not in said):
             media.checked(call.corp, said.get("media_id"), call.now_ms)
     return {"text": {"content": content}, "attachments": attachments}
+
+
+def parts(attachments: list[Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The type of each attachment, and what it says. Raises Refused(41065)."""
+    found = []
+    for one in attachments:
+        kind = one.get("msgtype") if isinstance(one, dict) else None
+        said = one.get(kind) if isinstance(kind, str) and kind in ATTACHMENTS else None
+        if not isinstance(kind, str) or not isinstance(said, dict):
+            raise Refused(41065)
+        found.append((kind, said))
+    return found
 
 
 def shown(kind: str, said: dict[str, Any]) -> dict[str, Any]:

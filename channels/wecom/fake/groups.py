@@ -12,9 +12,10 @@ from msgspec import Struct, field
 
 from channels.wecom.fake.appchat import AppChats
 from channels.wecom.fake.limits import Day, Window
-from channels.wecom.fake.world import Call, Control, Corp, Handler, Refused, World, page
+from channels.wecom.fake.world import Call, Control, Corp, Handler, Refused, World, page, texts
 
 LISTED: Final = 1_000
+OWNERS: Final = 100
 WAY_CHATS: Final = 5
 TRANSFERRED: Final = 100
 TWICE_MS: Final = 90 * 24 * 3_600_000
@@ -72,7 +73,7 @@ class Groups:
 
     def listed(self, call: Call) -> dict[str, Any]:
         """All groups, or those of some owners."""
-        wanted = (call.body.get("owner_filter") or {}).get("userid_list")
+        wanted = texts(call.fields("owner_filter"), "userid_list", OWNERS)
         groups = [one for one in self._of(call.corp) if not wanted or one.owner in wanted]
         if left := call.number("status_filter", 0):
             groups = [one for one in groups if (not call.corp.here(one.owner)) == (left == 1)]

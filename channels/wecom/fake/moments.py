@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from channels.wecom.fake.content import parts
 from channels.wecom.fake.media import Media
-from channels.wecom.fake.world import Call, Control, Corp, Handler, Refused, World, page
+from channels.wecom.fake.world import Call, Control, Corp, Handler, Refused, World, page, texts
 
 TEXT_CHARS: Final = 2_000
 IMAGES: Final = 9
@@ -57,10 +58,7 @@ class Moments:
     def add(self, call: Call) -> dict[str, Any]:
         """A job; what became of it is told by get_moment_task_result."""
         said = self._said(call)
-        senders = (call.body.get("visible_range") or {}).get("sender_list") or {}
-        wanted = senders.get("user_list") or []
-        if len(wanted) > MEMBERS:
-            raise Refused(40058)
+        wanted = texts(call.fields("visible_range", "sender_list"), "user_list", MEMBERS)
         valid = [name for name in wanted or call.corp.members if call.corp.here(name)]
         if not valid:
             raise Refused(41048)
@@ -88,14 +86,14 @@ class Moments:
             raise Refused(40063)
         if len(str(text.get("content", ""))) > TEXT_CHARS:
             raise Refused(45002)
-        kinds = [one.get("msgtype") if isinstance(one, dict) else None for one in attachments]
-        if not set(kinds) <= {"image", "video", "link"} or len(set(kinds)) > 1:
+        found = parts(attachments)
+        kinds = {kind for kind, _ in found}
+        if not kinds <= {"image", "video", "link"} or len(kinds) > 1:
             raise Refused(41065)
-        if len(kinds) > (IMAGES if kinds[:1] == ["image"] else 1):
+        if len(found) > (IMAGES if kinds == {"image"} else 1):
             raise Refused(41064)
-        for one in attachments:
-            if one["msgtype"] != "link":
-                said = one.get(one["msgtype"]) or {}
+        for kind, said in found:
+            if kind != "link":
                 self._media.checked(call.corp, said.get("media_id"), call.now_ms)
         return {"text": text, "attachments": attachments}
 

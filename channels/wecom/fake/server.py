@@ -77,7 +77,8 @@ class FakeWecom:
         self._tokens = Tokens(self.world)
         self._media = Media(self.world)
         self._areas = Areas(self.world, self.scene, self._media)
-        self.apis = frozenset({"gettoken", "media/get"} | UPLOADS | set(self._areas.handlers))
+        self.handlers = self._areas.handlers
+        self.apis = frozenset({"gettoken", "media/get"} | UPLOADS | set(self.handlers))
         """What it answers."""
         self._controls = Controls(self.world, self._areas, self._tokens, self.troubles)
         self._rates: dict[tuple[str, str], Gate] = {}
@@ -192,7 +193,7 @@ class FakeWecom:
             file = self._media.get(token.corp, query.get("media_id", ""))
             headers = {"content-disposition": f'attachment; filename="{file.name}"'}
             return web.Response(body=file.content, headers=headers)
-        handler = self._areas.handlers.get(api)
+        handler = self.handlers.get(api)
         if handler is None:
             raise Refused(40066)
         body = _decoded(raw) if raw else dict[str, Any](query)

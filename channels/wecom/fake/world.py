@@ -165,12 +165,17 @@ class Call(Struct):
 
     def texts(self, name: str, most: int, least: int = 0) -> list[str]:
         """A field that is a list of texts. Raises Refused(40058)."""
-        value = self.body.get(name) or []
-        if not isinstance(value, list) or not least <= len(value) <= most:
-            raise Refused(40058)
-        if not all(isinstance(one, str) for one in value):
-            raise Refused(40058)
-        return value
+        return texts(self.body, name, most, least)
+
+    def fields(self, *names: str) -> dict[str, Any]:
+        """An object in objects; {} when it is missing. Raises Refused(40058)."""
+        fields = self.body
+        for name in names:
+            value = fields.get(name)
+            if value is not None and not isinstance(value, dict):
+                raise Refused(40058)
+            fields = value or {}
+        return fields
 
     def number(self, name: str, default: int | None = None) -> int:
         """A field that is a whole number, also as text. Raises Refused(40058)."""
@@ -189,6 +194,16 @@ class Call(Struct):
         return min(limit, most)
 
 
+def texts(fields: dict[str, Any], name: str, most: int, least: int = 0) -> list[str]:
+    """One of the fields, a list of texts; [] when it is missing. Raises Refused(40058)."""
+    value = fields.get(name) or []
+    if not isinstance(value, list) or not least <= len(value) <= most:
+        raise Refused(40058)
+    if not all(isinstance(one, str) for one in value):
+        raise Refused(40058)
+    return value
+
+
 Handler = Callable[[Call], dict[str, Any]]
 Control = Callable[[Corp, dict[str, Any]], dict[str, Any] | None]
 
@@ -199,5 +214,7 @@ def page(items: list[Any], cursor: str, limit: int) -> tuple[list[Any], str]:
         start = int(cursor.removeprefix("p") or 0)
     except ValueError:
         raise Refused(40058) from None
+    if start < 0:
+        raise Refused(40058)
     end = start + limit
     return items[start:end], f"p{end}" if end < len(items) else ""
