@@ -238,6 +238,16 @@ def refusal_in(listed: Any, key: str, of: str, now: int) -> Result | None:
     return None
 
 
+def is_under_way(listed: Any, customer: str) -> bool:
+    """Whether a transfer of this customer to the same member waits for its end."""
+    return any(
+        isinstance(item, Mapping)
+        and item.get("external_userid") == customer
+        and item.get("status") == 2
+        for item in (listed if isinstance(listed, list) else ())
+    )
+
+
 _TRANSFER: Final[dict[int, tuple[str, str]]] = {
     3: ("provider", "customer-refused"),
     4: ("provider", "customer-limit"),

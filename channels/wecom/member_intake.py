@@ -244,7 +244,7 @@ class Intake:
             self._placed.append((submission.delivery, provider_id(task.head.id, number)))
             if not task.room(""):
                 task.head.due_ms = task.look_ms = self._clock.now_ms()  # full: nothing to wait for
-                task.collecting = False
+                task.close()
         return touched
 
     def _task_for(self, job: Job, expires_ms: int) -> tuple[Task, int]:

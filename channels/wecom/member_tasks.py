@@ -18,7 +18,7 @@ import structlog
 
 from channels.http import NotSent, Unanswered
 from channels.provider import Bundle, ProviderCommand, ProviderInbound
-from channels.wecom.errors import WecomError
+from channels.wecom.errors import WecomError, answer_of
 from channels.wecom.member_intake import Shelf
 from channels.wecom.member_work import Work
 from channels.wecom.task_results import Result, settle
@@ -45,6 +45,9 @@ RECENT: Final = 64
 list of three minutes, and what belongs to a task that is over since is not it."""
 AMBIGUOUS_MS: Final = MINUTE_MS
 """What a call has made is looked for again after this when it could be another task's."""
+CONFIG_TRIES: Final = 12
+"""Tries of a task that WeCom refuses for what a person must put right (a secret, the addresses it
+trusts): half an hour. One mistake must not fail ten thousand deliveries at once."""
 SLEEP_MAX_S: Final = 30.0
 """What is due is looked at so often at least: clocks are set."""
 BUG_MS: Final = 5 * MINUTE_MS
@@ -129,6 +132,7 @@ class Driver:
             done.set_result(False)
             return
         head, now = task.head, self._clock.now_ms()
+        task.close()
         head.end_ms, head.cancelled = min(head.end_ms, now), True
         if head.state != CALLING:
             task.look_ms = min(task.look_ms, now)
@@ -162,14 +166,18 @@ class Driver:
     def _later(self, task: Task, error: TactError) -> None:
         self._trouble(error)
         task.failures += 1
-        pause_ms = max(backoff_ms(task.failures), _pause_ms(error))
+        pause_ms = max(backoff_ms(task.failures), self._pause_ms(error))
         task.look_ms = self._clock.now_ms() + pause_ms
+
+    def _pause_ms(self, error: TactError) -> int:
+        """What WeCom's refusal says of the next try."""
+        return answer_of(error, self._clock).retry_after_ms or 0
 
     # ---- making ----------------------------------------------------------------------------------
 
     async def _make(self, task: Task) -> None:
         head = task.head
-        task.collecting = False
+        task.close()
         if head.end_ms <= self._clock.now_ms():
             await self._end(task, _end_code(task, "not-made"))
             return
@@ -188,7 +196,8 @@ class Driver:
             raise
         except WecomError as error:
             head.state = COLLECTS
-            if error.verdict.kind not in ("failed", "window"):
+            waits = error.verdict.stop and task.failures < CONFIG_TRIES
+            if waits or error.verdict.kind not in ("failed", "window"):
                 raise
             self._trouble(error)
             failure = error.verdict.failure or "provider"
@@ -249,7 +258,7 @@ class Driver:
             look = await work.look(task, last=False)
         except WecomError as error:
             self._trouble(error)  # being handed out (41063), usually
-            task.look_ms = max(task.look_ms, self._clock.now_ms() + _pause_ms(error))
+            task.look_ms = max(task.look_ms, self._clock.now_ms() + self._pause_ms(error))
             return
         self._trouble(None)
         if look.found and look.found != head.found:
@@ -325,11 +334,6 @@ class Driver:
                 task.parts[part] = settled.left
         if not task.parts:
             self._shelf.tasks.pop(task.head.id, None)
-
-
-def _pause_ms(error: TactError) -> int:
-    """What WeCom's refusal says of the next try."""
-    return (error.verdict.retry_after_ms or 0) if isinstance(error, WecomError) else 0
 
 
 def _end_code(task: Task, code: str) -> str:

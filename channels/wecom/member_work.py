@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct, field
 
 from channels.provider import ProviderCommand, ProviderInbound
-from channels.wecom.contacts import Order, refusal_in, transfer_result
+from channels.wecom.contacts import Order, is_under_way, refusal_in, transfer_result
 from channels.wecom.moments import is_moment, job_of, published
 from channels.wecom.task_results import Result, is_it, refused_list, send_results
 from channels.wecom.tasks import FOUND_AFTER_MS, SECOND_MS, Head, Task
@@ -26,7 +26,9 @@ PAGES: Final = 50
 """Of one answer: five times the largest task. A cursor that never ends is not followed further."""
 LIST_PAGE: Final = 100
 LIST_PAGES: Final = 10
-"""Tasks of one member made within three minutes, when one of them is looked for."""
+"""Tasks of a corp made within three minutes, when one of them is looked for."""
+MOMENT_PAGE: Final = 20
+"""Moments listed at once: as many as WeCom gives."""
 CANDIDATES: Final = 20
 """Tasks that look like the one that is looked for, whose customers are compared."""
 CUSTOMER_PAGES: Final = 20
@@ -179,12 +181,12 @@ class MomentWork:
             "start_time": (head.called_ms - FOUND_AFTER_MS) // SECOND_MS,
             "end_time": (head.called_ms + FOUND_AFTER_MS) // SECOND_MS,
             "filter_type": 0,
-            "limit": LIST_PAGE,
+            "limit": MOMENT_PAGE,
         }
         said = msgspec.json.decode(head.body).get("text", {}).get("content", "")
         name = "externalcontact/get_moment_list"
         for item in await pages(self._api, name, body, "moment_list", LIST_PAGES):
-            if is_moment(item, head, said, FOUND_AFTER_MS) and item["moment_id"] not in known:
+            if is_moment(item, head, said) and item["moment_id"] not in known:
                 head.found = item["moment_id"]
                 return head.found
         return ""
@@ -239,8 +241,11 @@ class TransferWork:
         order = self._decoded(task.head.body)
         reply = await self._api.call(_of(order, "transfer_customer"), order.body)
         (to,) = task.everyone
-        refused = refusal_in(reply.get("customer"), "external_userid", to, self._clock.now_ms())
-        return Made(order.body["takeover_userid"], {} if refused is None else {to: refused})
+        now, taker = self._clock.now_ms(), order.body["takeover_userid"]
+        refused = refusal_in(reply.get("customer"), "external_userid", to, now)
+        if refused is not None and not is_under_way(await self._results(order), to):
+            return Made(taker, {to: refused})
+        return Made(taker)  # or by an earlier call of ours, whose answer was lost
 
     async def find(self, task: Task, known: Collection[str]) -> str:
         """Asked for again it changes nothing: so it is."""
@@ -249,9 +254,7 @@ class TransferWork:
     async def look(self, task: Task, *, last: bool) -> Look:
         order, now = self._decoded(task.head.body), self._clock.now_ms()
         (to,) = task.everyone
-        body = {name: order.body[name] for name in ("handover_userid", "takeover_userid")}
-        listed = await pages(self._api, _of(order, "transfer_result"), body, "customer", PAGES)
-        result = transfer_result(listed, to, now)
+        result = transfer_result(await self._results(order), to, now)
         if result is None:
             return Look()
         commands: tuple[ProviderCommand, ...] = ()
@@ -259,6 +262,10 @@ class TransferWork:
             owner = {"owner": order.owner}
             commands = (ProviderCommand(f"{task.head.id}-owner", to, "profile.set", owner),)
         return Look({to: result}, commands=commands)
+
+    async def _results(self, order: Order) -> list[Any]:
+        body = {name: order.body[name] for name in ("handover_userid", "takeover_userid")}
+        return await pages(self._api, _of(order, "transfer_result"), body, "customer", PAGES)
 
     async def remind(self, task: Task) -> None:
         """Nobody is asked."""

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from channels.provider import Unsendable
 from channels.wecom.errors import verdict_of
-from channels.wecom.task_results import Result
+from channels.wecom.task_results import Result, made_near
 from channels.wecom.tasks import Head
 
 TEXT_CHARS: Final = 2_000
@@ -149,11 +149,11 @@ def published(task_list: Any) -> tuple[int, int]:
     return sum(item.get("publish_status") == 1 for item in tasks), len(tasks)
 
 
-def is_moment(item: Any, head: Head, text: str, within_ms: int) -> bool:
+def is_moment(item: Any, head: Head, text: str) -> bool:
     """Whether a moment of WeCom's list can be the one that a call without an answer has made."""
     if not isinstance(item, Mapping) or not isinstance(item.get("moment_id"), str):
         return False
-    made_s, said = item.get("create_time"), item.get("text")
-    if not isinstance(made_s, int) or abs(made_s * 1_000 - head.called_ms) > within_ms:
+    if not made_near(item.get("create_time"), head):
         return False
+    said = item.get("text")
     return (said.get("content", "") if isinstance(said, Mapping) else "") == text

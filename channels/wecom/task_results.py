@@ -67,6 +67,15 @@ def time_of(seconds: Any, now: int) -> int:
     return now
 
 
+def made_near(seconds: Any, head: Head) -> bool:
+    """Whether a time of WeCom's lists (a number, in some of them as a text) is that of the call."""
+    if isinstance(seconds, str) and seconds.isascii() and seconds.isdigit():
+        seconds = int(seconds[:12])
+    if not isinstance(seconds, int):
+        return False
+    return abs(seconds * 1_000 - head.called_ms) <= FOUND_AFTER_MS
+
+
 def refused_list(fail_list: Any, now: int) -> dict[str, Result]:
     """Those that WeCom would not take into a task."""
     listed = fail_list if isinstance(fail_list, list) else []
@@ -78,10 +87,10 @@ def is_it(item: Any, head: Head, known: Collection[str]) -> bool:
     """Whether a task of WeCom's list can be the one that a call without an answer has made."""
     if not isinstance(item, Mapping):
         return False
-    msgid, made_s = item.get("msgid"), item.get("create_time")
+    msgid = item.get("msgid")
     if not isinstance(msgid, str) or not msgid or msgid in known:
         return False
-    if not isinstance(made_s, int) or abs(made_s * 1_000 - head.called_ms) > FOUND_AFTER_MS:
+    if not made_near(item.get("create_time"), head):
         return False
     body = msgspec.json.decode(head.body)
     text = item.get("text")

@@ -134,6 +134,11 @@ class Task:
         most = {"single": TASK_CUSTOMERS, "group": TASK_GROUPS}.get(self.head.kind, 1)
         return self.collecting and self.head.count < most and to not in self.keys
 
+    def close(self) -> None:
+        """It takes no more."""
+        self.collecting = False
+        self.keys.clear()
+
     def add(self, entry: Entry) -> int:
         """Take one more; returns its number."""
         number = self.head.count
@@ -221,7 +226,6 @@ def load(notes: Mapping[str, bytes]) -> tuple[list[Task], list[str]]:
         del tasks[id]
     for task in tasks.values():
         task.parts = dict(sorted(task.parts.items()))
-        task.keys.update(task.everyone)
         head = task.head
         if head.state == OPEN:
             task.look_ms = head.called_ms

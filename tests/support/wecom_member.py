@@ -129,7 +129,10 @@ class WeCom:
     def _get_groupmsg_list_v2(self, body: dict[str, Any]) -> dict[str, Any]:
         shown = [{"msgid": id, **task} for id, task in self.tasks.items()]
         begin, end = body["start_time"], body["end_time"]
-        return {"group_msg_list": [one for one in shown if begin <= one["create_time"] <= end]}
+        listed = [one for one in shown if begin <= one["create_time"] <= end]
+        return {
+            "group_msg_list": [one | {"create_time": str(one["create_time"])} for one in listed]
+        }
 
     def _confirmed(self, task: dict[str, Any]) -> bool:
         if self.confirms_s is None or task["made"] + self.confirms_s > self.loop.time():

@@ -197,17 +197,23 @@ def test_what_wecom_refuses_fails_and_what_it_cannot_do_now_is_made_later() -> N
     assert [link.window > 0 for link in s.account.links] == [True, False, True]
 
 
-def test_a_refusal_that_a_person_must_put_right_stops_the_account() -> None:
+@pytest.mark.parametrize(
+    ("times", "word"), [(3, ("sent", None, "")), (20, ("failed", "config", "48002"))]
+)
+def test_what_a_person_must_put_right_stops_the_account_and_fails_later(
+    times: int, word: Any
+) -> None:
     async def play(s: Scene) -> None:
-        s.wecom.problems["add_msg_template"] = [refused(48002)]
+        s.wecom.problems["add_msg_template"] = [refused(48002) for _ in range(times)]
         s.host.submit(delivery(1))
         await s.until_over()
 
     s = scene(play)
-    assert s.words() == {"shop:i1:1": ("failed", "config", "48002")}
-    assert [(link.window > 0, link.config) for link in s.account.links] == [
+    assert s.words() == {"shop:i1:1": word}
+    assert [(link.window > 0, link.config) for link in s.account.links[:3]] == [
         (True, False),
         (False, True),
+        (True, False),
     ]
 
 
