@@ -17,6 +17,9 @@ from actors.account_host import Asked
 from channels.accounts import AccountConfig
 from channels.provider import Callback, Reply
 from channels.registry import PROVIDERS, Kind
+from channels.wecom.callbacks import Event
+from channels.wecom.config import AppConfig, KfConfig, MemberConfig
+from channels.wecom.crypto import Crypto
 from hub.clock import SystemClock
 from hub.contract.subjects import account_log, account_partition
 from hub.ledger.connection import Connection
@@ -210,3 +213,78 @@ async def test_methods_and_sizes_are_bounded(world: World) -> None:
     assert (await world.told(" " * service.EVENT_BYTES)).status_code == 200
     assert (await world.told(" " * (service.EVENT_BYTES + 1))).status_code == 413
     assert world.owners.asked == []
+
+
+# ---- WeCom's own ---------------------------------------------------------------------------------
+
+KEY = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
+
+
+def corp(number: int) -> list[AccountConfig]:
+    """One corp: an application, a customer service account and a member."""
+    said = {"corp_id": f"corp{number}", "agent_id": 7, "secret": "s"}
+    said |= {"callback_token": f"token{number}", "callback_key": KEY[number:] + KEY[:number]}
+    tables = {
+        "app": AppConfig(**said),
+        "kf": KfConfig(**said, open_kfid="wk1"),
+        "member": MemberConfig(**said, userid="li"),
+    }
+    return [
+        AccountConfig(
+            name=f"{name}{number}", channel="wecom", provider=f"wecom-{name}", settings=settings
+        )
+        for name, settings in tables.items()
+    ]
+
+
+async def wecom_calls(
+    world: World, number: int, method: str, message: str, receiver: str = ""
+) -> httpx.Response:
+    """The corp's application is called, as WeCom does it."""
+    settings: AppConfig = world.watch.accounts[3 * number].settings
+    receiver = receiver or settings.corp_id
+    crypto = Crypto(settings.callback_token, settings.callback_key, receiver)
+    encrypted = crypto.encrypt(message.encode(), b"0123456789abcdef")
+    stamp = str(SystemClock().now_ms() // 1_000)
+    query = {"timestamp": stamp, "nonce": "n", "msg_signature": crypto.sign(stamp, "n", encrypted)}
+    url = f"/v1/callbacks/app{number}"
+    if method == "GET":
+        return await world.client.get(url, params=query | {"echostr": encrypted})
+    body = f"<xml><ToUserName>x</ToUserName><Encrypt><![CDATA[{encrypted}]]></Encrypt></xml>"
+    return await world.client.post(url, params=query, content=body.encode())
+
+
+def happened(event: str, **fields: str) -> str:
+    fields |= {"MsgType": "event", "Event": event, "CreateTime": "1796000000"}
+    return "<xml>" + "".join(f"<{k}>{v}</{k}>" for k, v in fields.items()) + "</xml>"
+
+
+async def test_several_corps_and_applications_are_called_at_one_endpoint(world: World) -> None:
+    world.watch.accounts = tuple(account for number in range(3) for account in corp(number))
+    await world.owners.serve(*(account.name for account in world.watch.accounts))
+    for number in range(3):
+        checked = await wecom_calls(world, number, "GET", f"plain {number}")
+        assert (checked.status_code, checked.text) == (200, f"plain {number}")
+        for event in (
+            happened("kf_msg_or_event", OpenKfId="wk1", Token="t"),
+            happened("change_external_contact", ChangeType="del_follow_user", UserID="li"),
+            happened("enter_agent", FromUserName="li"),
+        ):
+            answer = await wecom_calls(world, number, "POST", event)
+            assert (answer.status_code, answer.content) == (200, b"success")
+        asked = [account for account, _ in world.owners.asked[-3:]]
+        assert asked == [f"kf{number}", f"member{number}", f"app{number}"]
+    assert [Event.decode(body).name for _, body in world.owners.asked[:3]] == [
+        "kf_msg_or_event",
+        "change_external_contact",
+        "enter_agent",
+    ]
+
+
+async def test_what_was_meant_for_another_corp_is_refused_and_asks_nobody(world: World) -> None:
+    world.watch.accounts = tuple(corp(0))
+    await world.owners.serve("app0")
+    event = happened("enter_agent")
+    assert (await wecom_calls(world, 0, "POST", event, receiver="another")).status_code == 403
+    assert world.owners.asked == []
+    assert (await wecom_calls(world, 0, "POST", event)).status_code == 200
