@@ -34,12 +34,13 @@ _SECRET_KEYS: Final = ("password", "secret", "token", "callback_key")
 
 
 class LimitsTable(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """`[accounts.limits]`: each a list like `["50/s", "3000/min", "100000/day"]`."""
+    """`[accounts.limits]`: each a list like `["50/s", "3000/min", "100000/day"]`; `[]` for no
+    limit, left out for what the provider documents."""
 
-    account: list[str] = field(default_factory=list)
-    app: list[str] = field(default_factory=list)
+    account: list[str] | None = None
+    app: list[str] | None = None
     """For each application by itself."""
-    recipient: list[str] = field(default_factory=list)
+    recipient: list[str] | None = None
     """For each customer address by itself."""
 
 
@@ -82,8 +83,7 @@ class AccountConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     """Submissions of one delivery that the provider refuses for the moment."""
     timezone: str = "Asia/Shanghai"
     """Of natural days and months in the limits."""
-    limits: LimitsTable | None = None
-    """Instead of the provider's documented defaults."""
+    limits: LimitsTable = LimitsTable()
     breaker: BreakerTable = field(default_factory=BreakerTable)
     opt_out: OptOutTable = field(default_factory=OptOutTable)
     sms: SmsConfig = field(default_factory=SmsConfig)
@@ -101,11 +101,9 @@ class AccountConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
         return _duration(value, f"{self.name}.{key}")
 
     def limits_of(self, per: str) -> list[str]:
-        """The limits in force, `per` account, app or recipient."""
-        if self.limits is not None:
-            found: list[str] = getattr(self.limits, per)
-            return found
-        return list(PROVIDERS[self.provider].documented(self, per))
+        """The limits in force, `per` account, app or recipient: its own, else the documented."""
+        own: list[str] | None = getattr(self.limits, per)
+        return list(PROVIDERS[self.provider].documented(self, per)) if own is None else own
 
 
 def load_accounts(path: Path, environment: Mapping[str, str] = os.environ) -> list[AccountConfig]:

@@ -50,6 +50,9 @@ def test_documented_limits_hold_unless_the_account_has_its_own() -> None:
     (account,) = parsed(text % "")
     assert account.limits_of("recipient") == ["1/min", "5/h", "10/day"]
     (account,) = parsed(text % '[accounts.limits]\naccount = ["5/s"]\n')
+    assert account.limits_of("account") == ["5/s"]
+    assert account.limits_of("recipient") == ["1/min", "5/h", "10/day"]  # each list by itself
+    (account,) = parsed(text % "[accounts.limits]\nrecipient = []\n")
     assert account.limits_of("recipient") == []
 
 
