@@ -137,6 +137,11 @@ class MemberProvider:
         self._down: asyncio.Task[None] | None = None
         self._down_s = DOWN_FIRST_S
 
+    @property
+    def idle(self) -> bool:
+        """No task waits for its member, and nothing is under way: events come by callbacks."""
+        return not (self._shelf.tasks or self._open or self._down) and self._intake.idle
+
     # ---- what would be sent ----------------------------------------------------------------------
 
     def prepare(self, delivery: Delivery) -> Prepared:

@@ -147,9 +147,14 @@ class Intake:
         self._placed: list[tuple[str, str]] = []
         """Being stored: deliveries, and their ids for receipts."""
         self._news = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._kept = asyncio.Event()
+        self._kept.set()
         self._loop: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Everything that was submitted is stored."""
+        return self._kept.is_set()
 
     def start(self, known: dict[bytes, str]) -> None:
         """Take submissions from now on; those in `known` were taken by an earlier owner."""
@@ -163,7 +168,7 @@ class Intake:
             return
         try:
             async with asyncio.timeout(drain_s):
-                await self._idle.wait()
+                await self._kept.wait()
         except TimeoutError:
             _log.warning("member.cut", account=self._shelf.account, unanswered=len(self._placed))
         loop.cancel()
@@ -185,13 +190,13 @@ class Intake:
             self._taken(submission.delivery, own)
             return
         self._submitted.append(submission)
-        self._idle.clear()
+        self._kept.clear()
         self._news.set()
 
     async def _keep(self) -> None:
         while True:
             while not self._submitted:
-                self._idle.set()
+                self._kept.set()
                 self._news.clear()
                 await self._news.wait()
             await asyncio.sleep(0)  # what comes in the same moment is kept together

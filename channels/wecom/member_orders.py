@@ -93,21 +93,21 @@ class Orders:
         order: AnyOrder = submission.prepared.parts[0]
         match order:
             case Welcome():
-                return await self._welcome(order, submission.expires_ms)
+                return await self._welcome(order, submission)
             case JoinWay():
-                return await self._join_way(order, submission.delivery)
+                return await self._join_way(order)
             case GroupTransfer():
                 return await self._transfer(order)
             case Cancel():
                 found = await self._cancel(set(order.names))
                 return _DONE if found else Answer("failed", failure="provider", code="no-task")
 
-    async def _welcome(self, welcome: Welcome, expires_ms: int) -> Answer:
+    async def _welcome(self, welcome: Welcome, submission: Submission) -> Answer:
         """Once, as early as can be, and not at all when it is late."""
-        ends = [ms for ms in (welcome.until_ms, expires_ms) if ms]
+        ends = [ms for ms in (welcome.until_ms, submission.expires_ms) if ms]
         until_ms = min(ends, default=self._clock.now_ms() + WELCOME_MARGIN_MS + 1)
         body = {"welcome_code": welcome.code} | welcome.body
-        unanswered = False
+        unanswered = submission.again
         error: NotSent | Unanswered | WecomError | None = None
         for attempt in range(WELCOME_TRIES):
             if attempt:
@@ -138,7 +138,7 @@ class Orders:
             return Answer("unknown", code="http-unanswered")
         return Answer("failed", failure="expired", code="welcome-late")
 
-    async def _join_way(self, way: JoinWay, delivery: str) -> Answer:
+    async def _join_way(self, way: JoinWay) -> Answer:
         """A second one, made after a lost answer, does no harm: both lead to the group."""
         made = await self._api.call("externalcontact/groupchat/add_join_way", way.body)
         config = str(made.get("config_id", ""))

@@ -259,13 +259,17 @@ class Host:
         while True:
             while names and self._open < self._window:
                 self._open += 1
-                self.provider.submit(self.account.submissions[names.pop(0)])
+                self.submit_again(names.pop(0))
             await asyncio.sleep(TURN_S if names else HOUR_S)
 
     def submit(self, one: Delivery, *, expires_s: float = 24 * HOUR_S) -> None:
         """One more, now."""
         submitted(self.account, self.provider, one, expires_s=expires_s)
         self.provider.submit(self.account.submissions[one.id])
+
+    def submit_again(self, name: str) -> None:
+        """One that an earlier owner may have sent."""
+        self.provider.submit(msgspec.structs.replace(self.account.submissions[name], again=True))
 
     def answered(self, delivery: str, answer: Answer) -> None:
         def store() -> None:

@@ -425,6 +425,32 @@ def test_a_welcome_message_goes_out_in_its_20_seconds_or_not_at_all(
         assert body == {"welcome_code": "W", "text": {"content": "hi"}}
 
 
+def test_a_welcome_that_an_earlier_host_sent_is_not_taken_for_late() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.problems["send_welcome_msg"] = [refused(41051)]
+        submitted(s.account, s.host.provider, delivery(1, welcome()))
+        s.host.submit_again("shop:i1:1")
+        await s.until_over()
+
+    assert scene(play).account.answers["shop:i1:1"].kind == "accepted"
+
+
+def test_an_account_without_tasks_may_leave_memory() -> None:
+    idle: list[bool] = []
+
+    async def play(s: Scene) -> None:
+        idle.append(s.host.provider.idle)
+        s.host.submit(delivery(1))
+        idle.append(s.host.provider.idle)
+        await asyncio.sleep(60)
+        idle.append(s.host.provider.idle)
+        await s.until_over()
+        idle.append(s.host.provider.idle)
+
+    scene(play)
+    assert idle == [True, False, False, True]
+
+
 def test_a_join_way_is_told_as_an_event_of_the_group() -> None:
     async def play(s: Scene) -> None:
         s.wecom.answers["add_join_way"] = lambda body: {"config_id": "cfg"}
