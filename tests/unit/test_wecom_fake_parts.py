@@ -164,3 +164,8 @@ def test_every_endpoint_of_the_hub_is_there_and_asked_for_as_the_hub_does() -> N
     for name, endpoint in ENDPOINTS.items():
         assert name in EITHER or (endpoint.method == "GET") == (name in GETS), name
     assert set(UPLOADS) <= set(ENDPOINTS)
+
+
+def test_everything_that_can_be_made_to_happen_says_what_it_takes() -> None:
+    for name, told in FakeWecom().help().items():
+        assert told.startswith("{"), name

@@ -3,9 +3,9 @@
     python -m channels.wecom.fake --port 0 --callback-url http://127.0.0.1:4280/v1/callbacks/…
 
 prints one line of JSON with its URL and its corps when it is ready. Things are made to happen by
-POST /fake/<name> with a JSON object (`customer-writes`, `add-contact`, `fault`, `advance`, …; an
-unknown name is answered with all there are), or by lines `{"do": "<name>", …}` on standard input.
-GET /fake/record tells what it has seen. SIGTERM ends it.
+POST /fake/<name> with a JSON object (`customer-writes`, `add-contact`, `fault`, `advance`, …; GET
+/fake/ tells all), or by lines `{"do": "<name>", …}` on standard input. GET /fake/record tells what
+it has seen. SIGTERM ends it.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class AppChats:
         return True
 
     def all(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
-        """The groups as members see them: those without a message are not there."""
+        """{}: the groups as members see them: those without a message are not there."""
         return {
             chat.id: {"name": chat.name, "owner": chat.owner, "userlist": chat.members}
             for (corp_id, _), chat in self._chats.items()

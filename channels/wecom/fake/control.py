@@ -1,11 +1,12 @@
-"""Make things happen in the fake, and ask what it has seen: POST /fake/<name>, GET /fake/record.
+"""Make things happen in the fake, and ask what it has seen: POST /fake/<name>, GET /fake/record;
+GET /fake/ tells all names.
 
 A body is a JSON object. `corp_id` may be left out: then it is the first corp.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -62,6 +63,8 @@ class Controls:
             if not (since.isdecimal() and limit.isdecimal()):
                 return _json({"error": "since and limit must be numbers"}, 400)
             return _json(self._world.book.told(int(since), int(limit)))
+        if not name:
+            return _json(self.help())
         if request.method != "POST":
             return _json({"error": "use POST"}, 405)
         try:
@@ -71,6 +74,11 @@ class Controls:
             return _json({"error": f"not understood: {error}"}, 400)
         except FakeError as error:
             return _json({"error": error.message}, 400)
+
+    def help(self) -> dict[str, str]:
+        """What can be made to happen, and the fields of each."""
+        known = {**self._controls, **self._slow}
+        return {name: " ".join((known[name].__doc__ or "").split()) for name in sorted(known)}
 
     async def do(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         """Make something happen. Raises FakeError."""
@@ -96,11 +104,14 @@ class Controls:
     # ---- what belongs to no area -----------------------------------------------------------------
 
     def _fault(self, corp: Corp, body: dict[str, Any]) -> None:
-        """The fields of `Trouble`."""
+        """{api?, kind?: errcode | html | http500 | hang | cut | slow | cursor_back, errcode?,
+        seconds?, times?, share?, taken?, delay_s?}: calls of an API (all but gettoken if none is
+        named) go wrong for a while."""
         trouble = msgspec.convert({k: v for k, v in body.items() if k != "corp_id"}, Trouble)
         self._troubles.add(trouble, self._world.clock.now_ms())
 
     def _clear_faults(self, corp: Corp, body: dict[str, Any]) -> None:
+        """{}: all faults end."""
         self._troubles.clear()
 
     def _advance(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +160,7 @@ def _app(corp: Corp, body: dict[str, Any]) -> App:
     return corp.apps[body["agent_id"]] if "agent_id" in body else next(iter(corp.apps.values()))
 
 
-def _json(body: dict[str, Any], status: int = 200) -> web.Response:
+def _json(body: Mapping[str, Any], status: int = 200) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(body), status=status, content_type="application/json"
     )

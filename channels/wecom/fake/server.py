@@ -119,6 +119,10 @@ class FakeWecom:
         """What POST /fake/<name> does. Raises FakeError."""
         return await self._controls.do(name, body)
 
+    def help(self) -> dict[str, str]:
+        """What GET /fake/ says."""
+        return self._controls.help()
+
     def record(self) -> dict[str, Any]:
         """What GET /fake/record says."""
         return self.world.book.told()

@@ -85,7 +85,7 @@ class Tokens:
         return token
 
     def kill(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
-        """Control: the tokens of a corp die early, or of its application `agent_id`."""
+        """{agent_id?}: the tokens of a corp, or of one of its applications, die early."""
         agent_id = body.get("agent_id")
         dead = [
             name
