@@ -16,6 +16,7 @@ from hub.checkers.quiet import QuietHours
 from hub.checkers.reasons import ReasonGiven
 from hub.checkers.records import Checker, Handed, History, Published, Shown, Told, Violation
 from hub.checkers.taken_back import TakenBack
+from hub.checkers.windows import Windows
 
 __all__ = [
     "Caps",
@@ -36,6 +37,7 @@ __all__ = [
     "TakenBack",
     "Told",
     "Violation",
+    "Windows",
     "all_checkers",
     "check_all",
 ]

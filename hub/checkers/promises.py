@@ -15,6 +15,7 @@ from hub.checkers.quiet import QuietHours
 from hub.checkers.reasons import ReasonGiven
 from hub.checkers.records import Checker, History, Violation
 from hub.checkers.taken_back import TakenBack
+from hub.checkers.windows import Windows
 
 
 def all_checkers(acknowledged: Collection[tuple[str, str]] = ()) -> list[Checker]:
@@ -25,6 +26,7 @@ def all_checkers(acknowledged: Collection[tuple[str, str]] = ()) -> list[Checker
         NoDecisionAfterFinal(),
         Caps(),
         Gaps(),
+        Windows(),
         TakenBack(),
         Fallback(),
         QuietHours(),

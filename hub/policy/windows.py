@@ -30,7 +30,9 @@ def wrote(
     for send in state.sends:  # newest first
         if send.at <= at:
             break
-        since += send.account == account and send.channel == channel
+        # Without a category it is no message but an operation: a group made, a customer passed on.
+        if send.account == account and send.channel == channel and send.category:
+            since += 1
     state.windows[key] = [at, since]
     return waiting
 

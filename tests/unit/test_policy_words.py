@@ -151,7 +151,9 @@ def send(at: int, channel: str = "wecom", account: str = "ann") -> Send:
 
 
 def test_a_message_that_comes_late_is_followed_by_what_was_sent_after_it() -> None:
-    state = ConversationState(sends=[send(NOW - 10), send(NOW - 20, account="bob"), send(NOW - 50)])
+    operation = Send(NOW - 5, "wecom shop ", "ann", b"8 bytes.")
+    other = send(NOW - 20, account="bob")
+    state = ConversationState(sends=[operation, send(NOW - 10), other, send(NOW - 50)])
     windows.wrote(POLICY, state, "wecom", "ann", NOW - 50, NOW)
     assert state.windows == {HERE: [NOW - 50, 1]}
     windows.wrote(POLICY, state, "wecom", "ann", NOW - 60, NOW)  # older than what is known
