@@ -9,7 +9,8 @@ from channels.sms.fake.faults import Recorder
 from channels.wecom.fake.timers import MovableClock
 
 KF_SENDS: Final = 1_000_000
-"""Sends to customers of customer service that are kept; the oldest go. 200 MB."""
+"""Sends to customers of customer service that are kept, and as many of what people wrote; the
+oldest go. 200 MB each."""
 SENT: Final = 20_000
 """Other messages kept for whoever asks, newest last."""
 TIMES: Final = 100_000
@@ -31,6 +32,7 @@ class Book:
         """kind → address → messages taken for it."""
         self.kf: deque[dict[str, Any]] = deque(maxlen=KF_SENDS)
         self.sent: deque[dict[str, Any]] = deque(maxlen=SENT)
+        self.said: deque[dict[str, Any]] = deque(maxlen=KF_SENDS)
         self._times: dict[str, deque[float]] = {}
         self._clock = clock
         self._recorder = recorder
@@ -64,10 +66,18 @@ class Book:
         (self.kf if kind == "kf" else self.sent).append(line)
         self._recorder.write(line)
 
+    def hears(self, kind: str, sender: str, corp: str, **fact: Any) -> None:
+        """Somebody on the other side did something; `kind`: wrote, or came (with a code that is
+        good for one answer until `until`, Unix ms)."""
+        line = {"at": self._clock.now_ms(), "kind": kind, "corp": corp, "from": sender, **fact}
+        self.said.append(line)
+        self._recorder.write(line)
+
     def told(self, since: int = 0, limit: int = 10_000) -> dict[str, Any]:
-        """All of it; of the sends to customers of customer service `limit` from number `since`
-        on, of the others the last `limit`."""
+        """All of it; of the sends to customers of customer service, and of what was said to us,
+        `limit` from number `since` on, of the others the last `limit`."""
         kf = list(self.kf)[since : since + limit]
+        said = list(self.said)[since : since + limit]
         return {
             "counts": self.counts,
             "apis": self.apis,
@@ -76,6 +86,8 @@ class Book:
             "sends": self.sends,
             "kf": kf,
             "kf_total": len(self.kf),
+            "said": said,
+            "said_total": len(self.said),
             "sent": list(self.sent)[-limit:],
             "times": {name: _spread(sorted(times)) for name, times in self._times.items()},
         }

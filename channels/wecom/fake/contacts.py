@@ -160,7 +160,12 @@ class Contacts:
         welcome.used = True
         self._world.book.lasted("welcome_ms", call.now_ms - welcome.made_ms)
         self._world.book.took(
-            "welcome", welcome.customer, call.corp.id, userid=welcome.userid, **content
+            "welcome",
+            welcome.customer,
+            call.corp.id,
+            userid=welcome.userid,
+            code=call.text("welcome_code"),
+            **content,
         )
         return {}
 
@@ -268,6 +273,9 @@ class Contacts:
             until_ms = now_ms + int(self._world.settings.welcome_s * 1_000)
             self._welcomes[code] = Welcome(corp.id, customer, userid, now_ms, until_ms)
             fields["WelcomeCode"] = code
+            self._world.book.hears(
+                "came", customer, corp.id, userid=userid, code=code, until=until_ms
+            )
         change = "add_half_external_contact" if body.get("half") else "add_external_contact"
         self._told(corp, change, userid, customer, **fields)
         return {"external_userid": customer, "welcome_code": code}

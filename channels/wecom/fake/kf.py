@@ -196,7 +196,7 @@ class Kf:
         code.used = True
         if code.moment == "enter":
             account.sessions[code.customer].welcomed_ms = call.now_ms
-        content = shown(kind, said) | {"moment": code.moment}
+        content = shown(kind, said) | {"moment": code.moment, "code": call.text("code")}
         self._taken("kf_event", call, account, code.customer, msgid, content)
         return {"msgid": msgid}
 

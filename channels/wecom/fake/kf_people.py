@@ -51,7 +51,12 @@ class KfPeople:
         quiet = now_ms - max(session.wrote_ms, session.welcomed_ms) >= window_ms
         fields = {"scene": body.get("scene", ""), "scene_param": body.get("scene_param", "")}
         if quiet:
-            fields["welcome_code"] = kf.new_code(account.id, customer, "enter")
+            code = kf.new_code(account.id, customer, "enter")
+            until_ms = kf.codes[code].until_ms
+            fields["welcome_code"] = code
+            self._world.book.hears(
+                "came", customer, corp.id, open_kfid=account.id, code=code, until=until_ms
+            )
         kf.event(account, "enter_session", customer, **fields)
         return {"welcome_code": fields.get("welcome_code")}
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
+from channels.wecom.fake.content import shown
 from channels.wecom.fake.kf_log import KfLog
 from channels.wecom.fake.limits import Gate, Window
 from channels.wecom.fake.world import MINUTE_MS, Corp, Refused, World
@@ -112,6 +113,7 @@ class KfCorp:
         if session.state == ENDED:
             session.state, session.servicer = NEW, ""
         msgid = msgid or self._world.new_id("fakekfmsg")
+        self._said(account, customer, msgid, kind, said)
         self._add(
             account,
             {
@@ -133,6 +135,7 @@ class KfCorp:
         session = account.sessions.setdefault(customer, Session())
         session.state, session.servicer = HUMAN, userid
         msgid = self._world.new_id("fakekfmsg")
+        self._said(account, customer, msgid, kind, said, by=userid)
         self._add(
             account,
             {
@@ -174,6 +177,25 @@ class KfCorp:
             lambda: void(
                 self.event(account, "msg_send_fail", customer, fail_msgid=msgid, fail_type=why)
             ),
+        )
+
+    def _said(
+        self,
+        account: Account,
+        customer: str,
+        msgid: str,
+        kind: str,
+        said: dict[str, Any],
+        **by: str,
+    ) -> None:
+        self._world.book.hears(
+            "wrote",
+            customer,
+            self.corp.id,
+            open_kfid=account.id,
+            msgid=msgid,
+            **shown(kind, said),
+            **by,
         )
 
     def _add(self, account: Account, message: dict[str, Any]) -> None:

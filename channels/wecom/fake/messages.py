@@ -179,6 +179,15 @@ class Messages:
             "Content": body["text"],
             "MsgId": msgid,
         }
+        self._world.book.hears(
+            "wrote",
+            body["userid"],
+            corp.id,
+            agent=app.scene.agent_id,
+            msgid=msgid,
+            type="text",
+            content=body["text"],
+        )
         self._world.post(corp, app, fields)
         return {"msgid": msgid}
 
