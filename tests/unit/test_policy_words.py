@@ -19,7 +19,7 @@ from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, Send, pack_state, unpack_state, window_key
 from hub.policy.talks import Words as Table
 from hub.policy.words import Words
-from tests.support.reference import bare
+from tests.support.reference_parts import bare
 from tests.support.strategies import PIECES, SPELLINGS
 
 NOW = 1_792_900_000_000
