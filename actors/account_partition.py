@@ -39,7 +39,7 @@ from hub.contract.subjects import account_partition
 from hub.contract.times import moment_of, rfc3339
 from hub.contract.types import Delivery, DndSet, FailureClass, Inbound, ReceiptStatus
 from hub.ledger.port import Outbound, PartitionImage
-from hub.limits import KIB
+from hub.limits import ADDRESS_CHARS, KIB
 from hub.metrics import Series
 
 SOURCE = "accounts"
@@ -202,7 +202,7 @@ class AccountPartition:
             content={key: msgspec.Raw(_encode(value)) for key, value in inbound.content.items()},
             at=moment_of(inbound.at_ms),
             agent=inbound.agent[:64] or None,
-            sender=inbound.sender,
+            sender=inbound.sender[:ADDRESS_CHARS] or None,
         )
         self._send("inbound", customer, f"{account.name}/in/{id}", _encode(message))
 

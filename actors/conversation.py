@@ -297,7 +297,7 @@ class Conversation(Struct, gc=False):
             self.state.wake = min([held.wake for held in waiting])
         else:
             self.state.wake = waiting[0].wake if waiting else 0
-        if self.state.waiting:
+        if self.state.talks is not None:
             due = reminders.next_due(self.state, self.policy)
             if due != NEVER:
                 self.state.wake = min(self.state.wake or due, due)
@@ -353,9 +353,8 @@ class Conversation(Struct, gc=False):
         """Store it, show it, and count it where the customer's messages count."""
         state, channel = self.state, delivery.channel
         self.effects.deliver(delivery, parked)
-        if delivery.category != groups.NO_CATEGORY:  # an operation says nothing to her
-            if state.windows:
-                windows.sent(state, channel, delivery.account)
+        if state.talks is not None and delivery.category != groups.NO_CATEGORY:
+            windows.sent(state, channel, delivery.account)  # an operation says nothing to her
             if state.waiting:
                 self._answered(channel)
         keep_ms = self.policy.archived(channel)
@@ -504,6 +503,7 @@ class Conversation(Struct, gc=False):
                 self.state.agent, self.state.takeover = None, FOREVER
                 if self.state.waiting:
                     self.state.waiting.clear()
+                    self.state.talked()
                     self._set_wake()
             case Forget():
                 self._forget(now)
@@ -521,7 +521,9 @@ class Conversation(Struct, gc=False):
         state = self.state
         state.to, state.zone, state.owner, state.inbound = {}, None, None, 0
         state.agent, state.takeover = None, FOREVER
-        state.windows, state.waiting = {}, {}
+        state.windows.clear()
+        state.waiting.clear()
+        state.talked()
         self._set_wake()
 
     # ---- memory and words ----------------------------------------------------------------------

@@ -34,9 +34,10 @@ def written(state: ConversationState, policy: Policy, place: str, at: int) -> No
     """The customer wrote; she waits since the first message that nobody has answered."""
     if place in state.waiting or not _steps(policy, place):
         return
-    if len(state.waiting) >= limits.CONVERSATION_ACCOUNTS:
-        del state.waiting[min(state.waiting, key=lambda each: state.waiting[each][0])]
-    state.waiting[place] = [at, 0]
+    waiting = state.talking().waiting
+    if len(waiting) >= limits.CONVERSATION_ACCOUNTS:
+        del waiting[min(waiting, key=lambda each: waiting[each][0])]
+    waiting[place] = [at, 0]
 
 
 def answered(state: ConversationState, channel: str) -> None:
@@ -44,6 +45,7 @@ def answered(state: ConversationState, channel: str) -> None:
     prefix = window_key(channel, "")
     for place in [place for place in state.waiting if place.startswith(prefix)]:
         del state.waiting[place]
+    state.talked()
 
 
 def next_due(state: ConversationState, policy: Policy) -> int:

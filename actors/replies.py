@@ -52,9 +52,10 @@ def may_answer(state: ConversationState, rule: ReplyRule, now: int) -> bool:
 
 def answered(state: ConversationState, rule: ReplyRule, now: int) -> None:
     """Its answer is sent, or held. What came too late or was stopped is none."""
-    if rule.name not in state.replied and len(state.replied) >= limits.REPLIES_REMEMBERED:
-        del state.replied[min(state.replied, key=state.replied.__getitem__)]
-    state.replied[rule.name] = now
+    replied = state.talking().replied
+    if rule.name not in replied and len(replied) >= limits.REPLIES_REMEMBERED:
+        del replied[min(replied, key=replied.__getitem__)]
+    replied[rule.name] = now
 
 
 def answer(rule: ReplyRule, inbound: Inbound, now: int) -> Intent:

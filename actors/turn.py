@@ -326,7 +326,7 @@ class Turn:
         work.urgent = lane == "urgent"
         items = decode(lane, message.source, message.payload, message.packed)
         policy, accepted = self.policy, message.stored_ms
-        arrays = self.load.objects // _OBJECTS_A_MESSAGE
+        most_entries = limits.ARRAY_ENTRIES - self.load.objects // _OBJECTS_A_MESSAGE
         most_state, most_released = limits.RECORD_STATE_BYTES, limits.RELEASED_BYTES
         for item in items:
             if type(item) is Rejection:
@@ -335,7 +335,7 @@ class Turn:
             if (
                 work.state_bytes > most_state
                 or work.released_bytes > most_released
-                or work.entries + arrays > limits.ARRAY_ENTRIES
+                or work.entries > most_entries
             ):
                 self._reject(work, message, _refused(item, _TOO_MUCH), now)
                 continue

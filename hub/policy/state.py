@@ -100,6 +100,18 @@ class Held(Struct, array_like=True, gc=False):
     """Why that dispatch failed; None when there was none or it has not failed."""
 
 
+class Talks(Struct, array_like=True, gc=False):
+    """What is remembered of what is said in both directions."""
+
+    windows: dict[str, list[int]] = field(default_factory=dict)
+    """By `window_key`: when the customer last wrote there (Unix ms), and the dispatches since."""
+    replied: dict[str, int] = field(default_factory=dict)
+    """Reply rule to when it last answered, for its `every`."""
+    waiting: dict[str, list[int]] = field(default_factory=dict)
+    """By `window_key`: since when a message of the customer is unanswered, and the reminders
+    given."""
+
+
 class ConversationState(Struct, array_like=True, gc=False):
     """Everything `decide()` may look at. Packed by position: new fields go to the end."""
 
@@ -122,13 +134,35 @@ class ConversationState(Struct, array_like=True, gc=False):
     """Remembered (app, id) that are neither in `sends` nor in `held`; see `hub.policy.seen`."""
     held: list[Held] = field(default_factory=list)
     """Held and in flight, in the order of acceptance."""
-    windows: dict[str, list[int]] = field(default_factory=dict)
-    """By `window_key`: when the customer last wrote there (Unix ms), and the dispatches since."""
-    replied: dict[str, int] = field(default_factory=dict)
-    """Reply rule to when it last answered, for its `every`."""
-    waiting: dict[str, list[int]] = field(default_factory=dict)
-    """By `window_key`: since when a message of the customer is unanswered, and the reminders
-    given."""
+    talks: Talks | None = None
+    """None while nothing of it is remembered: most of a hub is idle conversations."""
+
+    @property
+    def windows(self) -> dict[str, list[int]]:
+        """See `Talks`; to be read."""
+        return {} if self.talks is None else self.talks.windows
+
+    @property
+    def replied(self) -> dict[str, int]:
+        """See `Talks`; to be read."""
+        return {} if self.talks is None else self.talks.replied
+
+    @property
+    def waiting(self) -> dict[str, list[int]]:
+        """See `Talks`; to be read."""
+        return {} if self.talks is None else self.talks.waiting
+
+    def talking(self) -> Talks:
+        """The same to be written."""
+        if self.talks is None:
+            self.talks = Talks()
+        return self.talks
+
+    def talked(self) -> None:
+        """Something of it was forgotten: nothing at all is None again."""
+        talks = self.talks
+        if talks is not None and not (talks.windows or talks.replied or talks.waiting):
+            self.talks = None
 
 
 class WakeOnly(Struct, array_like=True):
@@ -137,21 +171,7 @@ class WakeOnly(Struct, array_like=True):
     wake: int = 0
 
 
-_encoder = msgspec.msgpack.Encoder()
-_USED = 11
-"""Fields that every conversation has; the others, empty mostly, are then left out."""
-_HEADER = bytes([0x90 + _USED])
-"""MessagePack's fixarray: up to 15 elements in a byte."""
-_UNUSED = len(ConversationState.__struct_fields__) - _USED
-"""An empty map is one byte."""
-
-
-def pack_state(state: ConversationState) -> bytes:
-    """MessagePack; what ends a state unused is not written: most of a hub is idle states."""
-    packed = _encoder.encode(state)
-    if state.windows or state.replied or state.waiting:
-        return packed
-    return _HEADER + packed[1:-_UNUSED]
+pack_state = msgspec.msgpack.Encoder().encode
 
 
 def window_key(channel: str, account: str) -> str:

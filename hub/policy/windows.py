@@ -33,7 +33,7 @@ def wrote(
         # Without a category it is no message but an operation: a group made, a customer passed on.
         if send.account == account and send.channel == channel and send.category:
             since += 1
-    state.windows[key] = [at, since]
+    state.talking().windows[key] = [at, since]
     return waiting
 
 

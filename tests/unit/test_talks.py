@@ -19,7 +19,7 @@ from hub.contract.times import rfc3339
 from hub.ledger.port import Entry, IntakeMessage, PartitionImage
 from hub.policy.document import parse_policy
 from hub.policy.policy import Policy
-from hub.policy.state import pack_state, unpack_state, window_key
+from hub.policy.state import unpack_state, window_key
 from hub.service.simulate import simulate
 from tests.support.histories import Recorder, kinds
 from tests.support.messages import changed
@@ -551,9 +551,9 @@ def test_the_checker_of_feeds_is_silent_and_finds_every_line_that_is_wrong():
     assert kinds(LiveFeeds(), recorder.history()) == {"shown-otherwise"}
 
 
-def test_a_conversation_that_uses_none_of_it_is_packed_as_before():
+def test_a_conversation_that_uses_none_of_it_keeps_nothing_of_it():
     hub = Hub(WINDOW, WORDS, REPLIES, REMINDERS, ARCHIVE)
     hub.take("normal", intent("a", route=["sms"]))
     state = hub.state()
     assert (state.windows, state.replied, state.waiting) == ({}, {}, {})
-    assert len(msgspec.msgpack.decode(pack_state(state))) == 11
+    assert state.talks is None
