@@ -44,6 +44,9 @@ HEAD_BYTES: Final = 256
 """A head without content, at most."""
 FULL_MS: Final = 60_000
 """A delivery that finds no room among the notes comes again after this."""
+LAST_STORE_S: Final = 1.0
+"""An account that stops waits for so long until what was submitted is stored; often it waits for
+nothing, since the host makes no turn meanwhile. The next owner knows what was stored."""
 STORE_AGAIN_S: Final = 1.0
 """Between two tries to have something stored."""
 
@@ -167,7 +170,7 @@ class Intake:
         if loop is None:
             return
         try:
-            async with asyncio.timeout(drain_s):
+            async with asyncio.timeout(min(drain_s, LAST_STORE_S)):
                 await self._kept.wait()
         except TimeoutError:
             _log.warning("member.cut", account=self._shelf.account, unanswered=len(self._placed))

@@ -233,6 +233,14 @@ class Account:
         assert self.notes_most <= NOTES_MAX
 
 
+def rewire(provider: MemberProvider, wecom: WeCom) -> None:
+    """Every part of it asks the scripted WeCom."""
+    provider._client = wecom  # type: ignore[assignment]
+    provider._orders._api = wecom
+    for work in provider._driver._works.values():
+        work._api = wecom  # type: ignore[attr-defined]
+
+
 class Host:
     """One process that owns the account: `Events` for its provider, until it is killed."""
 
@@ -250,7 +258,7 @@ class Host:
         self._window = 0
         clock = VirtualClock(loop, START_MS)
         self.provider = MemberProvider(config, None, self, clock, random.Random(7), account="a")
-        self.provider._client = wecom  # type: ignore[assignment]
+        rewire(self.provider, wecom)
 
     async def run(self) -> None:
         """Own the account for ever."""

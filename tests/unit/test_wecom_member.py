@@ -48,7 +48,6 @@ class Scene:
     def own(self) -> Host:
         """Another host takes the account over."""
         self.host = Host(self.loop, self.account, self.wecom, self.config)
-        rewire(self.host, self.wecom)
         self.host.process.start(self.host.run(), "run")
         return self.host
 
@@ -66,14 +65,6 @@ class Scene:
     async def ended(self) -> None:
         await self.host.provider.stop(0)
         self.host.process.kill()
-
-
-def rewire(host: Host, wecom: WeCom) -> None:
-    """Every part of the provider asks the scripted WeCom."""
-    provider = host.provider
-    for work in provider._driver._works.values():
-        work._api = wecom  # type: ignore[attr-defined]
-    provider._orders._api = wecom
 
 
 def scene(play: Any, config: MemberConfig = CONFIG) -> Scene:
