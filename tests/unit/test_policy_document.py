@@ -114,7 +114,7 @@ name   = "in-conversation"            # quiet while the customer is talking with
 categories = ["marketing"]
 within = "30m"
 on     = "hold"
-"""  # noqa: E501 - the document of docs/policy.md to the letter
+"""  # noqa: E501 - the rules of docs/policy.md to the letter
 
 
 def error_of(text: str) -> PolicyError:
