@@ -31,6 +31,7 @@ from channels.wecom.tasks import (
     MINUTE_MS,
     OPEN,
     REMINDERS,
+    SURE_AFTER_MS,
     Task,
     backoff_ms,
     head_note,
@@ -228,6 +229,8 @@ class Driver:
         if id:
             self._shelf.count("task_found")
             await self._made(task, id, {})
+        elif head.kind != "transfer" and self._clock.now_ms() < head.called_ms + SURE_AFTER_MS:
+            task.look_ms = head.called_ms + SURE_AFTER_MS
         else:
             head.state = COLLECTS
 

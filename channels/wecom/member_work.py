@@ -13,8 +13,10 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import Struct, field
 
+from channels.http import Unanswered
 from channels.provider import ProviderCommand, ProviderInbound
 from channels.wecom.contacts import Order, is_under_way, refusal_in, transfer_result
+from channels.wecom.errors import WecomError
 from channels.wecom.moments import is_moment, job_of, published
 from channels.wecom.task_results import Result, is_it, refused_list, send_results
 from channels.wecom.tasks import FOUND_AFTER_MS, SECOND_MS, Head, Task
@@ -25,12 +27,12 @@ PAGE: Final = 1_000
 PAGES: Final = 50
 """Of one answer: five times the largest task. A cursor that never ends is not followed further."""
 LIST_PAGE: Final = 100
-LIST_PAGES: Final = 10
-"""Tasks of a corp made within three minutes, when one of them is looked for."""
+LIST_PAGES: Final = 100
+"""Of a corp's tasks of three minutes, when one of them is looked for: 10,000 of them."""
 MOMENT_PAGE: Final = 20
 """Moments listed at once: as many as WeCom gives."""
-CANDIDATES: Final = 20
-"""Tasks that look like the one that is looked for, whose customers are compared."""
+CANDIDATES: Final = 1_000
+"""Tasks that look like the one that is looked for: one of each member who sends the same."""
 CUSTOMER_PAGES: Final = 20
 """Pages of those who see a moment: the count is for people."""
 
@@ -83,8 +85,10 @@ class Work(Protocol):
         """Stop what is not confirmed."""
 
 
-async def pages(api: Api, name: str, body: dict[str, Any], key: str, most: int) -> list[Any]:
-    """The lists of all pages, up to `most` pages."""
+async def pages(
+    api: Api, name: str, body: dict[str, Any], key: str, most: int, *, whole: bool = False
+) -> list[Any]:
+    """The lists of all pages, up to `most` pages; `whole`: it is Unanswered when there are more."""
     found: list[Any] = []
     cursor = ""
     for _ in range(most):
@@ -93,7 +97,9 @@ async def pages(api: Api, name: str, body: dict[str, Any], key: str, most: int) 
         found += listed if isinstance(listed, list) else []
         cursor = reply.get("next_cursor") or ""
         if not isinstance(cursor, str) or not cursor:
-            break
+            return found
+    if whole:
+        raise Unanswered("the list does not end")
     return found
 
 
@@ -123,11 +129,18 @@ class MassWork:
             "limit": LIST_PAGE,
         }
         name = "externalcontact/get_groupmsg_list_v2"
-        listed = await pages(self._api, name, body, "group_msg_list", LIST_PAGES)
+        listed = await pages(self._api, name, body, "group_msg_list", LIST_PAGES, whole=True)
         alike = [item["msgid"] for item in listed if is_it(item, head, known)]
+        if len(alike) > CANDIDATES:
+            raise Unanswered("too many tasks are alike")
         ours = set(task.everyone)
-        for msgid in alike[:CANDIDATES]:
-            sent = await self._sends(msgid, 1)
+        for msgid in alike:
+            try:
+                sent = await self._sends(msgid, 1)
+            except WecomError as error:
+                if error.verdict.kind != "failed":
+                    raise
+                continue  # another member's
             to = [str(item.get("external_userid") or item.get("chat_id")) for item in sent]
             if to and ours.issuperset(to):
                 return msgid
@@ -185,7 +198,8 @@ class MomentWork:
         }
         said = msgspec.json.decode(head.body).get("text", {}).get("content", "")
         name = "externalcontact/get_moment_list"
-        for item in await pages(self._api, name, body, "moment_list", LIST_PAGES):
+        listed = await pages(self._api, name, body, "moment_list", LIST_PAGES, whole=True)
+        for item in listed:
             if is_moment(item, head, said) and item["moment_id"] not in known:
                 head.found = item["moment_id"]
                 return head.found

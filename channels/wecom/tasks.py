@@ -239,6 +239,9 @@ def load(notes: Mapping[str, bytes]) -> tuple[list[Task], list[str]]:
 FOUND_AFTER_MS: Final = 90 * SECOND_MS
 """A call without an answer is looked for in WeCom's lists no sooner: a former owner's may have been
 under way for as long as a call takes, and a new task is handed out first."""
+SURE_AFTER_MS: Final = 5 * MINUTE_MS
+"""And what was not found then is looked for once more: a task that is still handed out may not be
+listed yet."""
 CALL_WITHIN_MS: Final = 10 * SECOND_MS
 """A call is made within this time of the note that tells of it, or noted anew: so a host that stood
 still calls nothing after another has looked for it."""

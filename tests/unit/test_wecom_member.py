@@ -222,6 +222,18 @@ def test_a_lost_answer_is_looked_for_before_the_call_is_made_again(
     assert len(s.wecom.tasks) == 1 and set(s.words().values()) == {("sent", None, "")}
 
 
+def test_a_list_that_does_not_end_proves_nothing() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.problems["add_msg_template"] = ["lost"]
+        s.wecom.answers["get_groupmsg_list_v2"] = lambda body: {"next_cursor": "more"}
+        s.host.submit(delivery(1))
+        await s.until_over()
+
+    s = scene(play)
+    assert len(s.wecom.named("add_msg_template")) == 1
+    assert s.words() == {"shop:i1:1": ("failed", "expired", "unanswered")}
+
+
 def test_more_than_one_task_holds_are_two_and_urgent_ones_wait_for_none_of_them() -> None:
     count = TASK_CUSTOMERS + 50
     took: list[float] = []
