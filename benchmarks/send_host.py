@@ -84,6 +84,7 @@ class WatchedHost(AccountHost):
             "linked": sum(each["window"] > 0 for each in known),
             "unsent": sum(len(p.unsent) for p in self.runner.partitions.values()),
             "told": self._told(),
+            "heard": self._heard(),
             "commit_ms": self._commit_ms(),
         }
 
@@ -91,6 +92,11 @@ class WatchedHost(AccountHost):
         """Mean time of a commit so far."""
         series = self.counted.snapshot().histograms.get(("tact_account_commit_seconds", ()))
         return series[-1] / sum(series[:-1]) * 1000 if series else 0.0
+
+    def _heard(self) -> float:
+        """Messages of customers committed."""
+        counted = self.counted.snapshot().counters
+        return sum(count for (name, _), count in counted.items() if name == "tact_inbound_total")
 
     def _told(self) -> dict[str, float]:
         """Receipts committed, by status."""

@@ -49,6 +49,8 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.ready: Any = None
+        """Its first line."""
 
     @property
     def pid(self) -> int:
@@ -117,19 +119,23 @@ class Bench:
         self._connection = connection
         self._children: list[Child] = []
 
-    async def simulator(self, *options: str, record: bool = True) -> Simulator:
-        """A centre that takes everything, unless the options of its command say otherwise."""
+    async def simulator(
+        self, *options: str, record: bool = True, module: str = "channels.sms.fake.smsc"
+    ) -> Simulator:
+        """A centre that takes everything, unless the options of its command say otherwise; or
+        another of our fakes."""
         file = self.directory / f"record-{len(self._children)}.jsonl" if record else None
-        command = ["-m", "channels.sms.fake.smsc", "--port", "0", *options]
+        command = ["-m", module, "--port", "0", *options]
         command += ["--record", str(file)] if file else []
-        child = Simulator(await _spawn(command), file)
+        child = Simulator(await spawn([sys.executable, *command]), file)
         self._children.append(child)
-        child.port = (await child.line())["port"]
+        child.ready = await child.line()
+        child.port = child.ready["port"]
         return child
 
     async def fake_gateway(self) -> str:
         """The URL of a gateway that takes everything."""
-        child = Child(await _spawn(["-m", "channels.sms.fake.urlgateway"]))
+        child = Child(await spawn([sys.executable, "-m", "channels.sms.fake.urlgateway"]))
         self._children.append(child)
         return str((await child.line())["url"])
 
@@ -147,9 +153,15 @@ class Bench:
         command += ["--watch"] if watch else []
         command += ["--profile", profile] if profile else []
         login = self.natsd.hub
-        child = Child(await _spawn(command, TACT_USER=login.user, TACT_PASSWORD=login.password))
+        return await self.beside(
+            [sys.executable, *command], TACT_USER=login.user, TACT_PASSWORD=login.password
+        )
+
+    async def beside(self, command: list[str], **environment: str) -> Child:
+        """Another process, once it has said its first line (`ready`); ended with the others."""
+        child = Child(await spawn(command, **environment))
         self._children.append(child)
-        await child.line()
+        child.ready = await child.line()
         return child
 
     def pickled(self, accounts: Sequence[AccountConfig]) -> str:
@@ -159,7 +171,9 @@ class Bench:
         return file.name
 
     async def store(self, deliveries: Sequence[Delivery]) -> None:
-        """Store deliveries in LEDGER as hosts do: arrays for each partition of accounts."""
+        """Store deliveries of one channel in LEDGER as hosts do: arrays for each partition of
+        accounts."""
+        channel = deliveries[0].channel
         of: dict[int, list[Delivery]] = {}
         for delivery in deliveries:
             of.setdefault(account_partition(delivery.account, self.partitions), []).append(delivery)
@@ -169,7 +183,7 @@ class Bench:
         async def worker() -> None:
             for number, payload in waiting:
                 await publish(
-                    self._connection, delivery_subject("sms", number), payload, headers=headers
+                    self._connection, delivery_subject(channel, number), payload, headers=headers
                 )
 
         # One at a time where the order of the ledger is what is measured: arrays of one partition.
@@ -185,8 +199,8 @@ class Bench:
         return await read_streams(self.natsd.url, user=login.user, password=login.password)
 
     async def end(self) -> None:
-        """End every process that was started."""
-        for child in self._children:
+        """End every process that was started, the last one first."""
+        for child in reversed(self._children):
             await child.end()
 
 
@@ -207,9 +221,9 @@ async def bench() -> AsyncIterator[Bench]:
                 await connection.close()
 
 
-async def _spawn(command: list[str], **environment: str) -> asyncio.subprocess.Process:
+async def spawn(command: list[str], **environment: str) -> asyncio.subprocess.Process:
+    """A process that is asked line by line."""
     return await asyncio.create_subprocess_exec(
-        sys.executable,
         *command,
         env={**os.environ, **environment},
         stdin=asyncio.subprocess.PIPE,
