@@ -37,3 +37,8 @@ def is_opt_out(text: str, extra_words: frozenset[str] = frozenset()) -> bool:
         return False
     said = plain(text)
     return said in OPT_OUT or said in extra_words
+
+
+def is_opt_out_in_chat(text: str) -> bool:
+    """The same where people talk: a single letter may answer a question there."""
+    return is_opt_out(text) and len(plain(text)) > 1

@@ -20,7 +20,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from channels.provider import ProviderCommand, ProviderInbound, ProviderReceipt
-from channels.sms.consent import is_opt_out
+from channels.sms.consent import is_opt_out_in_chat
 from hub.contract.times import rfc3339
 from hub.contract.types import FailureClass
 from hub.errors import TactError
@@ -146,7 +146,7 @@ def understood(message: Any, now_ms: int) -> Understood:
             sender=source.sender,
             content=content,
             at_ms=source.at_ms,
-            opt_out=not employee and is_opt_out(content.get("text", "")),
+            opt_out=not employee and is_opt_out_in_chat(content.get("text", "")),
             agent=_word(message, "servicer_userid") or "?" if employee else "",
         ),
         counted="kf_message" if "unsupported" not in content else "kf_unsupported",

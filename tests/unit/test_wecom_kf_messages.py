@@ -98,7 +98,8 @@ def test_a_member_who_writes_is_named_and_refuses_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "refusal"), [("退订", True), (" t d ", True), ("我不想退订", False), ("", False)]
+    ("text", "refusal"),
+    [("退订", True), (" t d ", True), ("N", False), ("我不想退订", False), ("", False)],
 )
 def test_words_of_refusal(text: str, refusal: bool) -> None:
     assert read(message("text", {"content": text})).inbound[0].opt_out is refusal
