@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -64,7 +64,10 @@ class LiveFeeds:
                 yield self._about(each, "shown-and-not-handed-over")
 
     def _inbound(self, history: History, feeds: Sequence[Shown]) -> Iterator[Violation]:
-        shown = Counter(_place(each.message) for each in feeds if each.message.author != "app")
+        shown: dict[tuple[str, str, str], list[Shown]] = defaultdict(list)
+        for line in feeds:
+            if line.message.author != "app":
+                shown[_place(line.message)].append(line)
         refused = {
             (told.outcome.intent, told.outcome.customer)
             for told in history.outcomes
@@ -74,13 +77,14 @@ class LiveFeeds:
             archived = {_archived(policy, message.channel) for policy in history.policies.values()}
             place = (message.account, message.customer, message.id)
             if shown[place]:
-                shown[place] -= 1
+                if not _same(shown[place].pop(0).message, message):
+                    name = Name(each.source, message.id, message.customer)
+                    yield about_published(self.promise, "shown-otherwise", name, [each])
             elif archived == {True} and (message.id, message.customer) not in refused:
                 name = Name(each.source, message.id, message.customer)
                 yield about_published(self.promise, "inbound-not-shown", name, [each])
-        for line in feeds:
-            if line.message.author != "app" and shown[_place(line.message)] > 0:
-                shown[_place(line.message)] -= 1
+        for several in shown.values():
+            for line in several:
                 yield self._about(line, "shown-and-not-heard")
 
     def _order(self, history: History, feeds: Sequence[Shown]) -> Iterator[Violation]:
@@ -120,6 +124,13 @@ def _heard(history: History) -> Iterator[tuple[Published, Inbound]]:
     for each in history.published:
         if isinstance(message := each.message, Inbound):
             yield each, message
+
+
+def _same(line: LiveMessage, heard: Inbound) -> bool:
+    """Whether it is shown as it was heard: whose it is, which way it went, and what it says."""
+    by = ("out", "agent", heard.agent) if heard.agent else ("in", "customer", None)
+    said = {key: _read(value) for key, value in heard.content.items()}
+    return (line.direction, line.author, line.agent) == by and _read(line.content) == said
 
 
 def _place(message: LiveMessage) -> tuple[str, str, str]:

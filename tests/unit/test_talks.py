@@ -549,6 +549,10 @@ def test_the_checker_of_feeds_is_silent_and_finds_every_line_that_is_wrong():
     other = msgspec.structs.replace(right[1].message, content=msgspec.Raw(b"{}"))
     recorder.shown = [right[0], Shown(2, other), *right[2:]]
     assert kinds(LiveFeeds(), recorder.history()) == {"shown-otherwise"}
+    for wrong in ({"content": msgspec.Raw(b"{}")}, {"direction": "out"}, {"agent": "li"}):
+        other = msgspec.structs.replace(right[0].message, **wrong)
+        recorder.shown = [Shown(1, other), *right[1:]]
+        assert kinds(LiveFeeds(), recorder.history()) == {"shown-otherwise"}
 
 
 def test_a_conversation_that_uses_none_of_it_keeps_nothing_of_it():
