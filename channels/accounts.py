@@ -77,8 +77,8 @@ class AccountConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     """What an unanswered submission becomes at its deadline: `unknown`, or is sent again."""
     unknown_after: str = "10m"
     """How long an unanswered submission waits for a receipt."""
-    receipts_for: str = "48h"
-    """How long receipts are waited for."""
+    receipts_for: str = ""
+    """How long receipts are waited for; by the provider when it is not given."""
     tries: Annotated[int, Meta(ge=1, le=100)] = 10
     """Submissions of one delivery that the provider refuses for the moment."""
     timezone: str = "Asia/Shanghai"
@@ -98,6 +98,8 @@ class AccountConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
         value: Any = self
         for step in key.split("."):
             value = getattr(value, step)
+        if key == "receipts_for":
+            value = value or PROVIDERS[self.provider].receipts_for
         return _duration(value, f"{self.name}.{key}")
 
     def limits_of(self, per: str) -> list[str]:

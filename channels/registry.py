@@ -43,6 +43,8 @@ class Kind:
     """Whether it must be connected to hear receipts and customers, sending or not."""
     named: bool = False
     """Whether the provider is told the account's name (it is part of its callback's address)."""
+    receipts_for: str = "48h"
+    """How long receipts are waited for, unless the account says otherwise."""
     linger_ms: int = 120_000
     """How long the end of a delivery is remembered for receipts that contradict it."""
     closes: bool = False
@@ -176,8 +178,9 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "channels.wecom.member",
         "MemberConfig",
         "MemberProvider",
-        "at most once: a task whose creation was not answered is not created again",
+        "once: a task whose creation was not answered is looked for before it is created again",
         named=True,
+        receipts_for="96h",  # a member confirms when he likes
         closes=True,
         limits_of="channels.wecom.config:member_limits",
         joined=_WECOM_JOINED,

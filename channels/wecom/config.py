@@ -101,7 +101,8 @@ class MemberConfig(WecomConfig, forbid_unknown_fields=True, kw_only=True, frozen
     collect: str = "10s"
     """Mass messages of the same content are collected for so long into one task."""
     remind: str = "4h"
-    """The member is reminded of a task that waits for so long, at most 3 times in 24 h."""
+    """The member is reminded of a task that waits for so long (0s: never), at most 3 times in
+    24 h."""
     give_up: str = "72h"
     """A task that was not confirmed for so long is cancelled, and what waits in it expired."""
 
@@ -117,11 +118,14 @@ class ArchiveConfig(WecomConfig, forbid_unknown_fields=True, kw_only=True, froze
 
 DURATIONS: Final = ("collect", "duplicate_check", "poll", "remind", "give_up")
 """Keys that are a time: a number and a unit."""
+NOT_ZERO: Final = ("poll", "give_up")
 
 
 def ms(config: WecomConfig, key: str) -> int:
     """A duration of the table in milliseconds. Raises ConfigError naming the key."""
     text: str = getattr(config, key)
+    if text == "0s":
+        return 0
     try:
         return duration_ms(text, key)
     except PolicyError as error:
@@ -141,12 +145,22 @@ def filled(config: WecomConfig, app: WecomConfig) -> WecomConfig:
 def joined(account: AccountConfig, accounts: Mapping[str, AccountConfig]) -> AccountConfig:
     """An account with the credentials of its `app`. Raises ConfigError naming the account."""
     settings: WecomConfig = account.settings
+    if isinstance(settings, MemberConfig):
+        _check_patience(account, settings)
     if not settings.app:
         return account
     app = accounts.get(settings.app)
     if app is None or not isinstance(app.settings, AppConfig):
         raise ConfigError(f"account {account.name}: wecom.app: must name a wecom-app account")
     return replace(account, settings=filled(settings, app.settings))
+
+
+def _check_patience(account: AccountConfig, settings: MemberConfig) -> None:
+    if account.ms("receipts_for") <= ms(settings, "give_up"):
+        raise ConfigError(
+            f"account {account.name}: receipts_for: must be longer than wecom.give_up, or what a "
+            "member confirms late is not told"
+        )
 
 
 def identity(settings: KfConfig | MemberConfig) -> tuple[str, ...]:
@@ -170,8 +184,8 @@ def check(config: WecomConfig, sms: Any = None) -> None:
     """
     checked_url(config.base_url, "base_url")
     for key in DURATIONS:
-        if hasattr(config, key):
-            ms(config, key)
+        if hasattr(config, key) and ms(config, key) == 0 and key in NOT_ZERO:
+            raise ConfigError(f"{key}: more than 0s", key=key)
     if bool(config.callback_token) != bool(config.callback_key):
         raise ConfigError("callback_token and callback_key: one needs the other")
     if config.callback_token and _CALLBACK_TOKEN.match(config.callback_token) is None:

@@ -152,6 +152,10 @@ def test_accounts_share_the_credentials_of_their_application() -> None:
     [
         ([("kf", "wecom-kf", 'app = "cmr"\nopen_kfid = "wk1"')], "kf: wecom.app: must name"),
         ([("kf", "wecom-kf", 'open_kfid = "wk1"')], "kf: corp_id: needed"),
+        (
+            [("li", "wecom-member", 'app = "crm"\nuserid = "li"\ngive_up = "96h"')],
+            "li: receipts_for: must be longer than wecom.give_up",
+        ),
         ([("kf", "wecom-kf", 'app = "crm"')], "open_kfid"),
         (
             [(name, "wecom-kf", 'app = "crm"\nopen_kfid = "wk1"') for name in ("kf", "kf2")],
