@@ -51,6 +51,8 @@ forgotten, a tenth at a time."""
 
 RECORD_BYTES = 512 * KIB
 """Changes of one turn: with the last thing added, and the outbox, a log record fits a message."""
+HANDED_BYTES = 512
+"""Of a delivery for another account beside its content, about."""
 
 _encode = msgspec.json.encode
 
@@ -183,10 +185,14 @@ class AccountPartition:
 
     def hand_over(self, entry: Entry, account: str) -> None:
         assert entry.delivery is not None
-        delivery = msgspec.structs.replace(
-            entry.delivery, account=account, via=entry.delivery.account
-        )
-        self.handed.append(delivery)
+        self.pass_on(entry.delivery, account)
+
+    def pass_on(self, delivery: Delivery, account: str) -> None:
+        """It is another account's: stored again, for that one."""
+        handed = msgspec.structs.replace(delivery, account=account, via=delivery.account)
+        self.handed.append(handed)
+        self.changed_bytes += HANDED_BYTES + len(delivery.content)
+        self.count("tact_handed_over_total", delivery.account)
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         self.counted[name, labels] += by  # type: ignore[assignment]

@@ -38,6 +38,7 @@ from actors.account_mail import Answered, Bundled, Letter, Linked, Mailbox, Repo
 from actors.account_partition import AccountPartition, TurnChanges, attempt_of
 from actors.account_receipts import hear, know_peer, learn_ids, receive, take_bundle
 from actors.account_state import ACCEPTED, attempt_key
+from actors.failover import redirected
 from actors.orders import Orders
 from channels.accounts import AccountConfig
 from channels.provider import Events, Provider
@@ -406,7 +407,10 @@ class AccountRunner:
         self, partition: AccountPartition, delivery: Delivery, sequence: int, place: int, now: int
     ) -> None:
         attempt = attempt_of(delivery, sequence, place, parse_rfc3339(delivery.expires_at))
-        account = self._account(partition, delivery.account)
+        if other := redirected(delivery, self.configs):
+            partition.pass_on(delivery, other)
+            return
+        account = self._account(partition, delivery.account) if other is None else None
         if account is None:
             partition.tell(delivery.id, attempt, "failed", now, "config", "no-such-account")
         else:

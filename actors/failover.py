@@ -1,20 +1,34 @@
 """While an account cannot work, what waits for it goes to the account named in its configuration.
+What is for another channel than the account's goes to that channel's own account.
 
 Source: docs/operations.md, "Failover".
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from actors.account_effects import Effects
 from actors.account_state import OWN, Attempt, attempt_key
+from channels.accounts import AccountConfig
+from hub.contract.types import Delivery
 
 if TYPE_CHECKING:
     from actors.account import Account
 
 HAND_OVER_TURN = 1_024
 """Deliveries handed to another account in one turn: a few messages of a batch."""
+
+
+def redirected(delivery: Delivery, accounts: Mapping[str, AccountConfig]) -> str | None:
+    """Whose a delivery is, that names an account of another channel: a customer belongs to one
+    account, whatever the channel. "": nobody's; None: it names none of another channel."""
+    named, own = accounts.get(delivery.account), accounts.get(delivery.channel)
+    if named is None or named.channel == delivery.channel:
+        return None
+    found = own is not None and own.channel == delivery.channel and delivery.via is None
+    return delivery.channel if found else ""
 
 
 def hand_over(account: Account, effects: Effects, target: str, now: int) -> None:
@@ -41,7 +55,6 @@ def hand_over(account: Account, effects: Effects, target: str, now: int) -> None
             account.forget(entry)
             effects.store(attempt_key(entry.id), None)
             effects.hand_over(entry, target)
-            effects.count("tact_handed_over_total", account.name)
 
 
 def _stays(account: Account, attempt: Attempt) -> bool:

@@ -418,6 +418,29 @@ def test_a_turn_that_breaks_off_is_not_committed() -> None:
     run(main)
 
 
+def of_wecom(name: str) -> AccountConfig:
+    return AccountConfig(name=name, channel="wecom", provider="wecom-kf", limits=LimitsTable())
+
+
+@scene(config("sms"), of_wecom("desk"))
+async def test_what_is_for_another_channel_goes_to_that_channels_own_account(bench: Bench) -> None:
+    """A customer who belongs to an account of WeCom is written to by SMS."""
+    bench.deliver("a", "b", account="desk")
+    bench.deliver("c", account="desk", customer="c-a")
+    await bench.until(lambda: len(bench.told()) == 3)
+    assert sorted(bench.log) == [("sms", "shop:a:1"), ("sms", "shop:b:1"), ("sms", "shop:c:1")]
+    assert sorted(bench.told()) == ["shop:a:1 sent", "shop:b:1 sent", "shop:c:1 sent"]
+    assert "desk" not in bench.providers
+
+
+@scene(config("other"), of_wecom("desk"), of_wecom("sms"))
+async def test_what_is_for_a_channel_without_an_own_account_is_given_back(bench: Bench) -> None:
+    bench.deliver("a", account="desk")
+    bench.deliver("b", account="desk", via="other")
+    await bench.until(lambda: len(bench.told()) == 2)
+    assert sorted(bench.told()) == ["shop:a:1 failed config", "shop:b:1 failed config"]
+
+
 @scene(
     config("main", failover="spare", breaker=BreakerTable(failures=2)), config("spare"), window=4
 )
