@@ -36,6 +36,8 @@ MEMBERS = 5
 """Of each corp: four accounts of customer service and ten members in all."""
 PER_S = 500
 WANTED_MS = 50
+MANY = 1_000_000
+"""Customers: nobody comes twice."""
 POLICY = """
 version = 1
 timezone = "Asia/Shanghai"
@@ -103,8 +105,7 @@ async def acknowledged(per_s: int, seconds: int, options: argparse.Namespace) ->
         accounts = accounts_file(fake, CORPS, KF, MEMBERS)
         async with tact_up(made, fake, accounts, POLICY, profile=options.profile) as hub:
             before = costs_of(made.cpu_s(), fake, hub)
-            took_s = await call(fake, per_s, seconds)
-            number = per_s * seconds
+            number, took_s = await call(fake, per_s, seconds)
             await hub.until("tact_inbound_total", number)
             after = costs_of(made.cpu_s(), fake, hub)
             seen = await fake.seen()
@@ -127,23 +128,26 @@ def costs_of(server_s: float, fake: FakeWecom, hub: Hub) -> dict[str, float]:
     return {**hub.cpu_s(), "server": server_s, "fake": cpu_s(fake.process.pid)}
 
 
-async def call(fake: FakeWecom, per_s: int, seconds: int) -> float:
-    """Let the fake send them, half of each kind; returns the seconds until all were answered."""
+async def call(fake: FakeWecom, per_s: int, seconds: int) -> tuple[int, float]:
+    """Let the fake send them, half of each kind; returns their number, and the seconds until all
+    were answered."""
     clock = SystemClock()
     begun_s = clock.steady_s()
-    number = per_s * seconds
+    number = 0
     for corp in fake.corps:
         rate = per_s / len(fake.corps) / 2
         for kf in range(1, KF + 1):
             body = {"open_kfid": open_kfid(kf), "text": "hello"}
-            each = {"rate": rate / KF, "seconds": seconds, "customers": number}
-            await fake.do("repeat", corp_id=corp, do="customer-writes", body=body, **each)
+            each = {"rate": rate / KF, "seconds": seconds, "customers": MANY}
+            told = await fake.do("repeat", corp_id=corp, do="customer-writes", body=body, **each)
+            number += told["number"]
         for member in range(1, MEMBERS + 1):
-            each = {"rate": rate / MEMBERS, "seconds": seconds, "customers": number}
+            each = {"rate": rate / MEMBERS, "seconds": seconds, "customers": MANY}
             body = {"userid": f"m{member}"}
-            await fake.do("repeat", corp_id=corp, do="add-contact", body=body, **each)
+            told = await fake.do("repeat", corp_id=corp, do="add-contact", body=body, **each)
+            number += told["number"]
     await fake.until("callbacks_taken", number)
-    return clock.steady_s() - begun_s
+    return number, clock.steady_s() - begun_s
 
 
 def inbound_of(streams: Streams) -> list[tuple[str, str]]:
