@@ -13,7 +13,8 @@ import random
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 
 import structlog
 from msgspec import Struct
@@ -132,7 +133,7 @@ class HttpSender:
         self._account = account
         self._events = events
         self._chance = chance
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: set[asyncio.Task[Answer]] = set()
         """Submissions without an answer."""
         self._started = False
         self._recovery: asyncio.Task[None] | None = None
@@ -153,12 +154,14 @@ class HttpSender:
         if not self._started or len(self._open) >= self._connections:
             self._events.answered(submission.delivery, Answer("retry", code="window"))
             return
-        self._open.add(asyncio.create_task(self._work(submission)))
+        task = asyncio.create_task(self._sent(submission))
+        self._open.add(task)
+        task.add_done_callback(partial(self._answer, submission.delivery))
 
     async def stop(self, drain_s: float) -> None:
         """Wait for answers under way, then cut: what was on the wire is answered `unknown`."""
         self._started = False
-        tasks = set(self._open)
+        tasks: set[asyncio.Task[Any]] = set(self._open)
         if tasks and drain_s > 0:
             _, tasks = await asyncio.wait(tasks, timeout=drain_s)
         if tasks:
@@ -171,16 +174,12 @@ class HttpSender:
             await asyncio.wait(tasks)
         await self._client.close()
 
-    async def _work(self, submission: Submission) -> None:
-        answer = Answer("unknown", code="stopped")
-        try:
-            answer = await self._sent(submission)
-        finally:
-            task = asyncio.current_task()
-            assert task is not None
-            self._open.discard(task)  # first: the answer makes room for the next
-            self._events.counted("tact_provider_total", self._account, answer.kind)
-            self._events.answered(submission.delivery, answer)
+    def _answer(self, delivery: str, task: asyncio.Task[Answer]) -> None:
+        """A task that was cut has an answer too, even if it had not begun."""
+        answer = Answer("unknown", code="stopped") if task.cancelled() else task.result()
+        self._open.discard(task)  # first: the answer makes room for the next
+        self._events.counted("tact_provider_total", self._account, answer.kind)
+        self._events.answered(delivery, answer)
 
     async def _sent(self, submission: Submission) -> Answer:
         try:

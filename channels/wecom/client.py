@@ -285,6 +285,9 @@ class WecomClient:
         return await slot.get(self._ask, self._start, self._clock.steady_s, self._chance)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self._closed:  # while it waited for another's
+            work.close()
+            raise NotSent("the account has stopped")
         task = asyncio.create_task(work, name="wecom-token")
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)

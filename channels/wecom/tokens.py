@@ -36,8 +36,7 @@ still for it tries again, and few enough an hour not to be shut out."""
 Ask = Callable[[], Awaitable[tuple[str, float]]]
 """Gives a new token and its life in seconds. Raises TactError."""
 Start = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
-"""Runs a coroutine as a task of whoever may cancel it."""
-
+"""Runs a coroutine as a task of whoever may cancel it. Raises NotSent once that one has ended."""
 
 _log = structlog.get_logger(__name__)
 
@@ -89,7 +88,7 @@ class TokenSlot:
     def worked(self, value: str) -> None:
         """WeCom took this token."""
         if self._token is not None and self._token.value == value:
-            self._strikes = 0
+            self._strikes = self._failures = 0
 
     def spoil(self, value: str, at_s: float, chance: random.Random, errcode: int) -> None:
         """WeCom did not take this token. When new ones are not taken either they are asked for
@@ -118,7 +117,6 @@ class TokenSlot:
         else:
             at_s, life_s = now(), min(life_s, LIFE_MAX_S)
             self._token = _Token(value, at_s + RENEW * life_s, at_s + life_s)
-            self._failures = 0
 
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking = None

@@ -233,6 +233,38 @@ async def test_tokens_that_never_work_are_not_asked_for_without_end(
     await client.call("message/send", {})
 
 
+async def test_tokens_that_never_work_are_asked_for_less_and_less_often(
+    world: World, server: Server
+) -> None:
+    client = world.client()
+    server.always["message/send"] = {"errcode": 40014}
+    for _ in range(600):
+        await refusal(client)
+        world.clock.at_s += 1
+    assert 10 <= server.count("gettoken") <= 30
+
+
+async def test_whoever_ends_says_nothing_about_the_token_to_the_others(
+    world: World, server: Server
+) -> None:
+    gate = asyncio.Event()
+
+    async def slow(request: web.Request) -> dict[str, Any]:
+        await gate.wait()
+        return {"errcode": 0}
+
+    server.says["gettoken"] = deque([slow])
+    first, second = world.client(), world.client()
+    ended = asyncio.create_task(first.call("message/send", {}))
+    await until(lambda: server.count("gettoken"))
+    others = asyncio.create_task(second.call("message/send", {}))
+    await first.close()
+    with pytest.raises(NotSent):
+        await ended
+    assert (await others)["errcode"] == 0
+    gate.set()
+
+
 async def test_an_hour_without_tokens_is_waited_out(world: World, server: Server) -> None:
     client = world.client()
     server.always["gettoken"] = lambda request: _html()
@@ -331,7 +363,7 @@ async def test_a_sender_is_up_again_when_there_are_tokens_again(
     sender.start()
     sender.submit(submission(Prepared("m1", 1, ()), "d1"))
     await told.until(lambda: told.links[-1].window == 0)
-    assert told.answers["d1"][0].kind == "retry"
+    assert (await told.answer("d1")).kind == "retry"
     # It listens, but gives no tokens: that is not up.
     asked = server.count("gettoken")
     world.clock.at_s += PAUSE_MAX_S
@@ -344,6 +376,24 @@ async def test_a_sender_is_up_again_when_there_are_tokens_again(
     await told.until(lambda: "d2" in told.answers)
     assert told.answers["d2"][0].kind == "accepted"
     await sender.stop(1)
+
+
+async def test_what_was_cut_before_it_began_has_its_answer(world: World) -> None:
+    client, told = world.client(), Told()
+    sender = HttpSender(
+        lambda submission: pytest.fail("it was cut before"),
+        client=client,
+        url="",
+        connections=2,
+        account="a",
+        events=told,
+        chance=random.Random(1),
+    )
+    sender.start()
+    sender.submit(submission(Prepared("m1", 1, ()), "d1"))
+    await sender.stop(0)
+    assert [answer.kind for answer in told.answers["d1"]] == ["unknown"]
+    assert sender.idle
 
 
 # ---- calls -------------------------------------------------------------------------------------
