@@ -20,10 +20,12 @@ from benchmarks.figures import figures
 from benchmarks.send_rate import Row
 from benchmarks.wecom_callbacks import measure_callbacks
 from benchmarks.wecom_rate import measure_rate
+from benchmarks.wecom_welcome import measure_welcome
 
 PARTS: dict[str, Callable[[Console, argparse.Namespace], Awaitable[list[Row]]]] = {
     "rate": measure_rate,
     "callbacks": measure_callbacks,
+    "welcome": measure_welcome,
 }
 
 
