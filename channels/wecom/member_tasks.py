@@ -125,21 +125,19 @@ class Driver:
                 continue  # it is time for something
 
     async def _order(self, names: set[bytes], done: asyncio.Future[bool]) -> None:
-        for task in self._shelf.tasks.values():
-            entries = (entry for part in task.parts.values() for entry in part)
-            if any(entry.name in names and not entry.told for entry in entries):
-                break
-        else:
-            done.set_result(False)
-            return
-        head, now = task.head, self._clock.now_ms()
-        task.close()
-        head.end_ms, head.cancelled = min(head.end_ms, now), True
-        if head.state != CALLING:
-            task.look_ms = min(task.look_ms, now)
-        await self._shelf.store(Bundle(notes=head_note(task)))
+        task = next((task for task in self._shelf.tasks.values() if task.waits_for(names)), None)
+        while task is not None and task.unstored:  # or its older note would be stored after ours
+            self._shelf.news.clear()
+            await self._shelf.news.wait()
+        if task is not None:
+            head, now = task.head, self._clock.now_ms()
+            task.close()
+            head.end_ms, head.cancelled = min(head.end_ms, now), True
+            if head.state != CALLING:
+                task.look_ms = min(task.look_ms, now)
+            await self._shelf.store(Bundle(notes=head_note(task)))
         if not done.done():
-            done.set_result(True)
+            done.set_result(task is not None)
 
     async def _step(self, task: Task) -> None:
         """One thing for a task, after which it has a later time, another state, or an end."""

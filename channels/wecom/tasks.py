@@ -15,7 +15,7 @@ Sources: WeCom's pages 92135 (tasks), 97610 (reminders).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -128,6 +128,11 @@ class Task:
     def everyone(self) -> list[str]:
         """All whom it was made for; complete until something is told."""
         return [entry.to for part in self.parts.values() for entry in part]
+
+    def waits_for(self, names: Collection[bytes]) -> bool:
+        """Whether it has a delivery of one of these names that nothing was told about."""
+        entries = (entry for part in self.parts.values() for entry in part)
+        return any(entry.name in names and not entry.told for entry in entries)
 
     def room(self, to: str) -> bool:
         """Whether it takes another delivery, for this customer."""

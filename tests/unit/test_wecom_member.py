@@ -170,6 +170,27 @@ def test_an_application_can_cancel_what_is_not_confirmed() -> None:
     assert [s.account.answers[f"shop:i{n}:1"].kind for n in (3, 4)] == ["accepted", "failed"]
 
 
+def test_a_cancelled_task_stays_cancelled_when_its_notes_had_to_be_stored_again() -> None:
+    async def play(s: Scene) -> None:
+        stored = iter(range(100))
+
+        def dies_before_the_end_is_stored(what: str) -> None:
+            if what == "before a bundle" and next(stored) == 2:
+                s.host.process.kill()
+
+        s.host.refuses, s.host.step = 1, dies_before_the_end_is_stored
+        s.host.submit(delivery(1))
+        await asyncio.sleep(0.5)
+        s.host.submit(delivery(2, {"op": "mass.cancel", "intent": "i1"}, customer="c1", to="wm1"))
+        await until(lambda: not s.host.process.alive, s.loop)
+        s.own()
+        await s.until_over()
+
+    s = scene(play)
+    assert s.words() == {"shop:i1:1": ("failed", "expired", "cancelled")} and not s.wecom.tasks
+    assert not s.account.notes
+
+
 def test_what_wecom_refuses_fails_and_what_it_cannot_do_now_is_made_later() -> None:
     async def play(s: Scene) -> None:
         s.wecom.problems["add_msg_template"] = [
