@@ -173,7 +173,7 @@ class Directory:
             if isinstance(settings, KfConfig):
                 self._kf[settings.corp_id, settings.open_kfid] = name
             elif isinstance(settings, MemberConfig):
-                self._members[settings.corp_id, settings.userid] = name
+                self._members[settings.corp_id, settings.userid.lower()] = name
 
     def targets(
         self, account: AccountConfig, callback: Callback, now_ms: int
@@ -194,30 +194,8 @@ class Directory:
         if event.name == "kf_msg_or_event":
             return self._kf.get((corp, fields.get("OpenKfId", "")))
         if event.name == "change_external_contact":
-            return self._members.get((corp, fields.get("UserID", "")))
+            return self._members.get((corp, fields.get("UserID", "").lower()))
         app = config.app if config.app in self._names else own
         if event.name == "change_external_chat":
-            return self._members.get((corp, fields.get("Owner", "")), app)
+            return self._members.get((corp, fields.get("Owner", "").lower()), app)
         return app
-
-
-def targets(
-    account: AccountConfig,
-    accounts: Mapping[str, AccountConfig],
-    callback: Callback,
-    now_ms: int,
-) -> Reply | list[tuple[str, Callback]]:
-    """As `Directory.targets`. What `accounts` holds must stay as it is: when accounts change it is
-    another mapping."""
-    return _directory(accounts).targets(account, callback, now_ms)
-
-
-def _directory(accounts: Mapping[str, AccountConfig]) -> Directory:
-    """The one of the last call, if it was for the same mapping."""
-    global _last  # noqa: PLW0603 - the answer is the same with and without it
-    if _last is None or _last[0] is not accounts:
-        _last = accounts, Directory(accounts)
-    return _last[1]
-
-
-_last: tuple[Mapping[str, AccountConfig], Directory] | None = None

@@ -48,7 +48,7 @@ from channels.provider import (
     Unsendable,
 )
 from channels.sending import HttpSender, Outcome
-from channels.wecom.callbacks import Event, targets
+from channels.wecom.callbacks import Event
 from channels.wecom.client import WecomClient
 from channels.wecom.config import KfConfig, check
 from channels.wecom.content import render
@@ -60,7 +60,7 @@ from hub.clock import Clock
 from hub.contract.times import parse_rfc3339, rfc3339
 from hub.contract.types import Delivery
 
-__all__ = ["KfConfig", "KfProvider", "check", "targets"]
+__all__ = ["KfConfig", "KfProvider", "check"]
 
 HINT: Final = "kf_msg_or_event"
 REPEATED: Final = frozenset((95033,))

@@ -14,7 +14,7 @@ from aiohttp import web
 from channels.accounts import AccountConfig
 from channels.provider import Answer, Bundle, Callback, Reply, Stored, Submission, Unsendable
 from channels.wecom.app import AppConfig, AppProvider
-from channels.wecom.callbacks import targets
+from channels.wecom.callbacks import Directory
 from channels.wecom.fake.server import FakeWecom
 from channels.wecom.fake.settings import AGENT_ID, CALLBACK_KEY, CALLBACK_TOKEN, SECRET, Size
 from hub.clock import Clock, SystemClock
@@ -184,7 +184,8 @@ class _Endpoint:
 
     async def handle(self, request: web.Request) -> web.Response:
         callback = Callback(request.method, dict(request.query), {}, await request.read())
-        found = targets(self._account, {ACCOUNT: self._account}, callback, SystemClock().now_ms())
+        directory = Directory({ACCOUNT: self._account})
+        found = directory.targets(self._account, callback, SystemClock().now_ms())
         reply = found if isinstance(found, Reply) else Reply()
         for _, event in found if isinstance(found, list) else []:
             reply = await self._provider.callback(event)

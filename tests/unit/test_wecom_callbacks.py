@@ -21,7 +21,6 @@ from channels.wecom.callbacks import (
     answer,
     event_of,
     fields_of,
-    targets,
 )
 from channels.wecom.config import AppConfig, KfConfig, MemberConfig, WecomConfig
 from channels.wecom.crypto import CallbackRefused, Crypto
@@ -264,6 +263,7 @@ ACCOUNTS = {
             "app",
             ["li"],
         ),
+        ("change_external_contact", {"UserID": "Li", "ChangeType": "x"}, "app", ["li"]),
         ("change_external_contact", {"UserID": "wang", "ChangeType": "x"}, "app", []),
         ("change_external_chat", {"ChatId": "wr1", "Owner": "li"}, "app", ["li"]),
         ("change_external_chat", {"ChatId": "wr1", "Owner": "wang"}, "app", ["app"]),
@@ -277,22 +277,13 @@ def test_an_event_goes_to_the_account_that_it_concerns(
 ) -> None:
     config = ACCOUNTS[by].settings
     crypto = Crypto(config.callback_token, config.callback_key, config.corp_id)
-    concerned = targets(
-        ACCOUNTS[by], ACCOUNTS, posted(event_xml(event, **fields), crypto=crypto), NOW_MS
-    )
+    callback = posted(event_xml(event, **fields), crypto=crypto)
+    concerned = Directory(ACCOUNTS).targets(ACCOUNTS[by], callback, NOW_MS)
     assert isinstance(concerned, list)
     assert [name for name, _ in concerned] == expected
     for _, callback in concerned:
         assert callback.method == "EVENT"
         assert Event.decode(callback.body).name == event
-
-
-def test_other_accounts_are_other_targets() -> None:
-    callback = posted(event_xml("kf_msg_or_event", OpenKfId="wk1"))
-    without = {name: each for name, each in ACCOUNTS.items() if name != "kf"}
-    for accounts, expected in ((ACCOUNTS, 1), (ACCOUNTS, 1), (without, 0), (ACCOUNTS, 1)):
-        found = targets(ACCOUNTS["app"], accounts, callback, NOW_MS)
-        assert isinstance(found, list) and len(found) == expected
 
 
 def test_a_reply_goes_to_nobody() -> None:
