@@ -243,7 +243,7 @@ class Intake:
                 touched[task.head.id] = (task, set())
                 used += HEAD_BYTES + len(task.head.body)
             number = task.add(Entry(job.to, name_of(submission.delivery)))
-            task.head.end_ms = max(task.head.end_ms, end_ms)
+            task.head.end_ms = min(task.head.end_ms, end_ms)
             parts = touched[task.head.id][1]
             if number // PART not in parts:
                 parts.add(number // PART)

@@ -221,7 +221,7 @@ class Driver:
         except (NotSent, Unanswered, WecomError):
             if self._clock.now_ms() <= head.end_ms:
                 raise
-            await self._end(task, _end_code(task, "unanswered"))
+            await self._lost(task)
             return
         self._trouble(None)
         if id:
@@ -282,10 +282,11 @@ class Driver:
             if not refused and self._clock.now_ms() < head.end_ms + CANCEL_FOR_MS:
                 raise
             self._trouble(error)
+            await self._lost(task)
         else:
             self._trouble(None)
             await self._settle(task, look.results, look.inbound, look.commands)
-        await self._end(task, _end_code(task, "not-confirmed"))
+            await self._end(task, _end_code(task, "not-confirmed"))
 
     async def _cancel(self, task: Task) -> None:
         try:
@@ -312,6 +313,11 @@ class Driver:
     async def _end(self, task: Task, code: str) -> None:
         """Whoever has no last word gets this one."""
         result = Result("failed", self._clock.now_ms(), "expired", code)
+        await self._settle(task, dict.fromkeys(task.waiting, result))
+
+    async def _lost(self, task: Task) -> None:
+        """WeCom may have it, and does not say what became of it: nobody knows."""
+        result = Result("unknown", self._clock.now_ms(), code="unanswered")
         await self._settle(task, dict.fromkeys(task.waiting, result))
 
     async def _settle(

@@ -175,7 +175,8 @@ def provider_id(task: str, number: int) -> str:
 
 
 def group_of(kind: str, body: bytes, end_ms: int) -> tuple[str, bytes, int]:
-    """Deliveries of the same are collected into one task: content, and the hour they expire in."""
+    """Deliveries of the same are collected into one task: content, and the hour they expire in. The
+    task ends when the first of them does: none reaches a customer after its time."""
     return kind, hashlib.blake2b(body, digest_size=16).digest(), end_ms // HOUR_MS
 
 

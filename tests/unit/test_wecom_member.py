@@ -155,6 +155,31 @@ def test_a_member_who_does_not_confirm_is_reminded_and_the_task_ends_with_its_de
     assert not s.account.notes
 
 
+def test_what_a_member_may_have_sent_is_not_told_to_have_failed() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.confirms_s = 20 * HOUR_S
+        s.wecom.problems["cancel_groupmsg_send"] = [Unanswered("cut") for _ in range(20)]
+        s.host.submit(delivery(1), expires_s=20 * HOUR_S + 60)
+        await s.until_over()
+
+    s = scene(play)
+    assert s.words() == {"shop:i1:1": ("unknown", None, "unanswered")}
+    assert not s.account.notes
+
+
+def test_a_task_ends_with_the_first_of_its_deliveries_that_does() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.confirms_s = None
+        s.host.submit(delivery(1), expires_s=2 * HOUR_S + 600)
+        s.host.submit(delivery(2), expires_s=2 * HOUR_S + 2_400)  # in the same hour of the clock
+        await s.until_over()
+
+    s = scene(play)
+    assert len(s.wecom.tasks) == 1
+    ((at, _),) = s.wecom.named("cancel_groupmsg_send")
+    assert 2 * HOUR_S + 600 <= at < 2 * HOUR_S + 601
+
+
 def test_an_application_can_cancel_what_is_not_confirmed() -> None:
     async def play(s: Scene) -> None:
         s.host.submit(delivery(1))
@@ -252,7 +277,8 @@ def test_a_list_that_does_not_end_proves_nothing() -> None:
 
     s = scene(play)
     assert len(s.wecom.named("add_msg_template")) == 1
-    assert s.words() == {"shop:i1:1": ("failed", "expired", "unanswered")}
+    assert s.words() == {"shop:i1:1": ("unknown", None, "unanswered")}
+    assert not s.account.notes
 
 
 def test_more_than_one_task_holds_are_two_and_urgent_ones_wait_for_none_of_them() -> None:
