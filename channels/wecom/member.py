@@ -118,6 +118,7 @@ class MemberProvider:
                 "transfer": TransferWork(self._client, clock, _unpack_order),
             },
             clock,
+            remind=mass.remind,
             remind_ms=ms(config, "remind"),
             trouble=self._trouble,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
@@ -60,8 +60,8 @@ _log = structlog.get_logger(__name__)
 class Driver:
     """The tasks on a shelf, from WeCom's taking them to their last word.
 
-    `works`: by kind of task. `trouble` is told of calls: their error, None for one that was
-    answered.
+    `works`: by kind of task. `remind` asks the member again for a mass message. `trouble` is told
+    of calls: their error, None for one that was answered.
     """
 
     def __init__(
@@ -70,12 +70,14 @@ class Driver:
         works: Mapping[str, Work],
         clock: Clock,
         *,
+        remind: Callable[[Task], Awaitable[None]],
         remind_ms: int,
         trouble: Callable[[TactError | None], None],
     ) -> None:
         self._shelf = shelf
         self._works = works
         self._clock = clock
+        self._ask_again = remind
         self._remind_ms = remind_ms
         self._trouble = trouble
         self._recent: deque[str] = deque(maxlen=RECENT)
@@ -303,7 +305,7 @@ class Driver:
         head.reminded = [*head.reminded, self._clock.now_ms()][-REMINDERS:]
         await self._shelf.store(Bundle(notes=head_note(task)))  # first: never once too often
         try:
-            await self._works[head.kind].remind(task)
+            await self._ask_again(task)
         except WecomError as error:
             self._trouble(error)
             self._shelf.count("remind_refused")

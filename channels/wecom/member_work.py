@@ -57,7 +57,7 @@ class Look(Struct, frozen=True):
 
     results: dict[str, Result] = field(default_factory=dict)
     unconfirmed: bool = False
-    """The member has not confirmed it: it may be reminded."""
+    """The member has not confirmed a mass message, and may be reminded of it."""
     found: str = ""
     """A second id that was learned, to be noted."""
     inbound: tuple[ProviderInbound, ...] = ()
@@ -77,9 +77,6 @@ class Work(Protocol):
 
     async def look(self, task: Task, *, last: bool) -> Look:
         """Ask for results; `last`: it will not be asked again."""
-
-    async def remind(self, task: Task) -> None:
-        """Remind the member."""
 
     async def cancel(self, task: Task) -> None:
         """Stop what is not confirmed."""
@@ -168,6 +165,7 @@ class MassWork:
         return [item for item in listed if isinstance(item, Mapping)]
 
     async def remind(self, task: Task) -> None:
+        """Remind the member of it."""
         await self._api.call("externalcontact/remind_groupmsg_send", {"msgid": task.head.made})
 
     async def cancel(self, task: Task) -> None:
@@ -218,7 +216,7 @@ class MomentWork:
         name = "externalcontact/get_moment_task"
         done, members = published(await pages(self._api, name, body, "task_list", PAGES))
         if not done or (done < members and not last):
-            return Look(unconfirmed=True)
+            return Look()  # nobody can be reminded of a moment: WeCom has no call for it
         content = {
             "event": "moment_published",
             "moment": head.found,
@@ -233,9 +231,6 @@ class MomentWork:
         body = {"moment_id": head.found, "userid": self._userid, "limit": PAGE}
         name = "externalcontact/get_moment_send_result"
         return len(await pages(self._api, name, body, "customer_list", CUSTOMER_PAGES))
-
-    async def remind(self, task: Task) -> None:
-        """WeCom has no call for it."""
 
     async def cancel(self, task: Task) -> None:
         if task.head.found:
@@ -280,9 +275,6 @@ class TransferWork:
     async def _results(self, order: Order) -> list[Any]:
         body = {name: order.body[name] for name in ("handover_userid", "takeover_userid")}
         return await pages(self._api, _of(order, "transfer_result"), body, "customer", PAGES)
-
-    async def remind(self, task: Task) -> None:
-        """Nobody is asked."""
 
     async def cancel(self, task: Task) -> None:
         """There is no call for it."""

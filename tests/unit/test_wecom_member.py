@@ -407,6 +407,17 @@ def test_a_moment_is_sent_when_it_is_published_and_says_who_sees_it() -> None:
     }
 
 
+def test_nobody_is_reminded_of_a_moment() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.confirms_s = None
+        s.host.submit(delivery(1, KINDS["moment"]))
+        await s.until_over()
+
+    s = scene(play)
+    assert s.words() == {"shop:i1:1": ("failed", "expired", "not-confirmed")}
+    assert s.wecom.named("cancel_moment_task") and not s.account.counts["reminded"]
+
+
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize(
     ("status", "word", "owner"),
