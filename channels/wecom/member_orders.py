@@ -134,8 +134,9 @@ class Orders:
             answer = answer_of(error, self._clock)
             if answer.kind == "failed" or not late:
                 return answer
-        if unanswered and not late:
-            return Answer("unknown", code="http-unanswered")
+        if unanswered:
+            # Late, another try would say nothing: what became of it is not told any more.
+            return _NOBODY_KNOWS if late else Answer("unknown", code="http-unanswered")
         return Answer("failed", failure="expired", code="welcome-late")
 
     async def _join_way(self, way: JoinWay) -> Answer:
@@ -176,3 +177,5 @@ class Orders:
 
 
 _DONE: Final = Answer("accepted")
+_NOBODY_KNOWS: Final = Answer("accepted", receipts=1, status=None)
+"""It may have been done, and no call can tell: neither `sent` nor `failed` is told of it."""

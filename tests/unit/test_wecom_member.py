@@ -486,6 +486,18 @@ def test_a_welcome_message_goes_out_in_its_20_seconds_or_not_at_all(
         assert body == {"welcome_code": "W", "text": {"content": "hi"}}
 
 
+@pytest.mark.parametrize("before", [[], [refused(-1)]])
+def test_a_welcome_without_an_answer_in_its_time_may_have_been_sent(before: Any) -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.problems["send_welcome_msg"] = ["lost", *before]
+        await asyncio.sleep(19.7 - 0.6 * len(before))
+        s.host.submit(delivery(1, welcome()))
+        await until(lambda: "shop:i1:1" in s.account.answers, s.loop)
+
+    answer = scene(play).account.answers["shop:i1:1"]
+    assert (answer.kind, answer.status, answer.receipts) == ("accepted", None, 1)
+
+
 def test_a_welcome_that_an_earlier_host_sent_is_not_taken_for_late() -> None:
     async def play(s: Scene) -> None:
         s.wecom.problems["send_welcome_msg"] = [refused(41051)]
