@@ -38,11 +38,20 @@ Event = Literal[
     "group_created",
     "group_changed",
     "group_dismissed",
+    "group_join_way",
+    "moment_published",
     "message_recalled",
     "rejected_by_customer",
+    "entered",
+    "subscribed",
+    "unsubscribed",
+    "menu_clicked",
+    "link_opened",
+    "card_answered",
+    "card_menu_clicked",
     "event_unknown",
 ]
-"""What an inbound that is no message can be: docs/contract.md, "Inbound"."""
+"""What an inbound that is no message can be: docs/contract.md, "Events at an account"."""
 EVENTS: tuple[str, ...] = get_args(Event)
 
 KEEP_DAYS = 3_660

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from channels import wecom
+from channels.wecom import app_events
 from hub import limits
 from hub.errors import PolicyError
+from hub.policy import talks
 from hub.policy.document import load_policy, parse_policy, policy_version
 from hub.policy.files import policy_text
 from hub.policy.policy import Policy
@@ -114,6 +118,16 @@ def test_a_reply_may_want_the_word_alone_or_an_event() -> None:
     assert added.matches("sms", "a", "", "friend_added")
     assert not added.matches("sms", "a", "friend_added")
     assert not added.matches("sms", "a", "", "friend_deleted")
+
+
+def test_every_event_that_accounts_tell_is_in_the_contract_and_can_be_answered() -> None:
+    folder = Path(wecom.__file__).parent
+    told = {name for name, _ in app_events.EVENTS.values()}
+    for module in folder.glob("*.py"):
+        told |= set(re.findall(r'"event": "(\w+)"', module.read_text()))
+    assert told <= set(talks.EVENTS) and {"group_join_way", "friend_added"} <= told
+    page = (folder.parents[1] / "docs" / "contract.md").read_text()
+    assert [name for name in talks.EVENTS if f"`{name}`" not in page] == []
 
 
 # ---- what is not ---------------------------------------------------------------------------------
