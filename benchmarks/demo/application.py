@@ -22,8 +22,9 @@ import nats
 import uvloop
 from nats.js import JetStreamContext
 
+from benchmarks.demo.cdnow import find_log, read_log
 from benchmarks.demo.partitions import PASSING, WAIT_S, read_partitions
-from benchmarks.demo.purchases import APP, Outgoing, find_log, messages, read_log, utc_now
+from benchmarks.demo.purchases import APP, Outgoing, messages, utc_now
 
 IN_FLIGHT = 512
 """Messages without an acknowledgement. A flood is dropped by the server."""

@@ -27,7 +27,7 @@ _deliveries = msgspec.json.Decoder(list[dict[str, Any]] | dict[str, Any]).decode
 
 
 class AttemptLog:
-    """What happened to the attempts of the one account there is."""
+    """What happened to the attempts of one account, which others may share the log with."""
 
     def __init__(self, connection: Connection, account: str, channel: str, partitions: int) -> None:
         self.openings: list[Opening] = []
@@ -36,12 +36,15 @@ class AttemptLog:
         self.found_open: set[str] = set()
         """Delivery ids whose attempt a new owner found open."""
         self._connection = connection
-        self._account = account
+        self.account = account
+        self._channel = channel
         self._partition = account_partition(account, partitions)
         self._log = log_subject(account_log(self._partition, partitions))
         self._out = delivery_subject(channel, self._partition)
         self._states: dict[str, int] = {}
         self._ended: set[str] = set()
+        self._others: set[str] = set()
+        """Delivery ids of other accounts with the same log."""
         self._handed: dict[str, int] = {}
         """Delivery id to its sequence in LEDGER."""
         self._epoch = 0
@@ -67,7 +70,8 @@ class AttemptLog:
         return 0 if message is None else message.sequence
 
     def unfinished(self, up_to: int) -> Counter[str]:
-        """Deliveries up to a sequence of LEDGER whose attempt has not ended, by its state.
+        """Deliveries up to a sequence of LEDGER whose attempt has not ended, by its state; but of
+        WeCom, where nobody says more than `sent`, of which nothing was told.
 
         Raises NotWhole when a part of the log was gone before it came.
         """
@@ -75,10 +79,13 @@ class AttemptLog:
             raise NotWhole(f"{self._log} has {self._holes} holes: it was read too slowly")
         if self._read < up_to:
             return Counter(["not read"])
+        ended = self._ended
+        if self._channel == "wecom":
+            ended = ended | {delivery for delivery, _ in self.decided}
         return Counter(
             STATE_NAMES[self._states[delivery]] if delivery in self._states else "not taken"
             for delivery, sequence in self._handed.items()
-            if sequence <= up_to and delivery not in self._ended
+            if sequence <= up_to and delivery not in ended
         )
 
     def take_deliveries(self, sequence: int, payload: bytes) -> None:
@@ -86,7 +93,7 @@ class AttemptLog:
         self._read = sequence
         found = _deliveries(payload)
         for delivery in found if isinstance(found, list) else [found]:
-            if delivery["account"] == self._account:
+            if delivery["account"] == self.account:
                 self._handed[delivery["id"]] = sequence
 
     def take_record(self, sequence: int, payload: bytes) -> None:
@@ -103,24 +110,29 @@ class AttemptLog:
         for key, packed in record.states.items():
             if key.startswith("a:"):
                 self._take_attempt(sequence, record.at_ms, key[2:], packed)
-            elif key.startswith("o:") and packed is not None:
+        for key, packed in record.states.items():
+            if key.startswith("o:") and packed is not None:
                 self._take_outbox(packed)
 
     def _take_outbox(self, packed: bytes) -> None:
         for outbound in unpack_outbound(packed):
             if outbound.lane == "receipt":
                 told = _receipt(outbound.payload)
-                self.decided.append((told["delivery"], told["status"]))
+                if told["delivery"] not in self._others:
+                    self.decided.append((told["delivery"], told["status"]))
 
     def _take_attempt(self, sequence: int, at_ms: int, delivery: str, packed: bytes | None) -> None:
-        was_open = self._states.get(delivery) == OPEN
         attempt = None if packed is None else unpack_attempt(packed)
+        if attempt is not None and attempt.account != self.account:
+            self._others.add(delivery)
+        if delivery in self._others:
+            return
+        was_open = self._states.get(delivery) == OPEN
         state = DONE if attempt is None else attempt.state
         self._states[delivery] = state
         if state == DONE:
             self._ended.add(delivery)
         if state == OPEN or was_open:
-            account = self._account if attempt is None else attempt.account
             self.openings.append(
-                Opening(sequence, self._partition, account, delivery, state == OPEN, at_ms)
+                Opening(sequence, self._partition, self.account, delivery, state == OPEN, at_ms)
             )

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,18 @@ class Child:
 
     async def line(self, timeout_s: float) -> dict[str, Any]:
         """The next line. Raises ChildFailed when the process ends, or takes too long."""
+        return json.loads(await self._line(timeout_s))  # type: ignore[no-any-return]
+
+    async def texts(self, wanted: Callable[[str], bool], count: int, timeout_s: float) -> list[str]:
+        """The next lines that are wanted, of a program that does not write JSON. Raises
+        ChildFailed."""
+        found: list[str] = []
+        while len(found) < count:
+            text = (await self._line(timeout_s)).decode("utf-8", "replace").rstrip("\n")
+            found += [text] if wanted(text) else []
+        return found
+
+    async def _line(self, timeout_s: float) -> bytes:
         assert self.process.stdout is not None
         try:
             async with asyncio.timeout(timeout_s):
@@ -49,7 +61,7 @@ class Child:
             raise self._failed(f"said nothing for {timeout_s:.0f} s") from error
         if not line:
             raise self._failed(f"ended with exit code {await self.process.wait()}")
-        return json.loads(line)  # type: ignore[no-any-return]
+        return line
 
     async def lines(self, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
         """Lines until one says that it is done. Raises ChildFailed."""

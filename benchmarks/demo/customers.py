@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.demo.cdnow import chosen, marked
 from benchmarks.demo.centre import Record, taken, text_of
-from benchmarks.demo.purchases import chosen, marked
 
 EVERY = 24
 """Of so many who get an offer one refuses, and one asks."""

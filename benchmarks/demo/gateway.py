@@ -1,4 +1,4 @@
-"""A gateway for WeCom and push: takes deliveries and reports receipts over plain nats-py.
+"""A gateway for push: takes deliveries and reports receipts over plain nats-py.
 
 It does as docs/contract.md says. A process of its own that shares no code with the hub. It sends
 nothing anywhere: what a provider would say is chosen by a hash of the delivery's id. A delivery
@@ -37,8 +37,8 @@ from benchmarks.demo.partitions import (
 )
 
 SOURCE = "demo-gateway"
-CHANNELS = ("wecom", "push")
-"""What it serves. SMS is sent by the hub's own account."""
+CHANNELS = ("push",)
+"""What it serves. SMS and WeCom are sent by the hub's own accounts."""
 FETCH = 64
 """Messages taken at once, each with up to 256 deliveries; so many are unacknowledged at most."""
 ARRAY = 256

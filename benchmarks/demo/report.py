@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.demo.facts import Facts, Until, percentile
+from benchmarks.demo.report_wecom import add_talks
 from benchmarks.demo.sent import Sent, SentFacts
+from benchmarks.demo.talks import TalkFacts, Talks
 from hub.checkers import Violation
 from hub.checkers.records import FAILED
 
@@ -34,12 +36,19 @@ PROMISES = {
     "fallback": ("fallback without a cause", "fallbacks"),
     "sent-once": ("submitted twice", "sent"),
     "one-open-attempt": ("more than one open attempt", "attempts"),
-    "account-limits": ("over an account's limits", "sent"),
+    "account-limits": ("over an account's limits", "SMS"),
     "leaves-in-order": ("left out of order", "sent"),
-    "every-delivery-ends": ("end never told", "SMS"),
+    "every-delivery-ends": ("end never told", "handed over"),
     "receipts-count": ("receipt without effect", "receipts"),
     "replies-are-kept": ("customer's words lost", "messages"),
     "refusals-obeyed": ("marketing after a refusal", "refusals"),
+    "windows": ("outside a window", "deliveries"),
+    "everybody-is-heard": ("not heard, or twice", "written in"),
+    "written-once": ("WeCom message twice", "by WeCom"),
+    "welcomed-in-time": ("welcome late or missing", "who came"),
+    "wecom-limits": ("over a limit of WeCom", "by WeCom"),
+    "takeover-holds": ("campaign in a takeover", "campaigns"),
+    "live-feed": ("live feed wrong", "lines"),
 }
 """Checker to what a broken promise is called, and among what it was looked for."""
 
@@ -68,16 +77,18 @@ def show(
     console: Console,
     run: Run,
     facts: Facts,
-    sent: Sent,
-    sms: SentFacts,
+    of_sms: tuple[Sent, SentFacts],
+    of_wecom: tuple[Talks, TalkFacts],
     violations: list[Violation],
 ) -> None:
+    among = _among(run, facts, of_sms, of_wecom)
     for table in (
         _published(run),
         _became(run, facts),
-        _sent(facts, sent, sms),
+        _sent(facts, *of_sms),
+        _talked(*of_wecom),
         _speed(run, facts),
-        _promises(run, facts, sent, sms, violations),
+        _promises(among, violations),
     ):
         console.print(table)
         console.print()
@@ -128,7 +139,7 @@ def _published(run: Run) -> Table:
 def _became(run: Run, facts: Facts) -> Table:
     table = _table("What became of it", "count", "why, and until when")
     for channel, count in facts.dispatched.most_common():
-        who = "the hub's own account" if channel == "sms" else "a gateway over NATS"
+        who = _WHO.get(channel, "")
         table.add_row(f"dispatched by {channel}", f"{count:,}", who)
     table.add_row("  intents held first", f"{facts.held_before:,}", "released when they might go")
     words = facts.reported
@@ -152,6 +163,11 @@ def _became(run: Run, facts: Facts) -> Table:
     return table
 
 
+_WHO = {
+    "push": "a gateway over NATS",
+    "sms": "the hub's own account",
+    "wecom": "the hub's own accounts",
+}
 _ENDINGS = {
     "superseded": "a newer offer with the same collapse key took its place",
     "duplicate": "the shop had already sent this id to this customer",
@@ -187,9 +203,8 @@ def _until(until: Until, now_ms: float) -> str:
 
 
 def _sent(facts: Facts, sent: Sent, sms: SentFacts) -> Table:
-    limits = sent.account.limits
-    allowed = ", ".join(limits.account) if limits else "no limits"
-    a_number = ", ".join(limits.recipient) if limits else "none"
+    allowed = ", ".join(sent.account.limits_of("account")) or "none"
+    a_number = ", ".join(sent.account.limits_of("recipient")) or "none"
     words = sms.reported
     table = _table("What the SMS account did", "count", f"limits {allowed}; a number {a_number}")
     table.add_row(
@@ -224,6 +239,12 @@ def _sent(facts: Facts, sent: Sent, sms: SentFacts) -> Table:
     return table
 
 
+def _talked(talks: Talks, spoken: TalkFacts) -> Table:
+    table = _table("What happened at WeCom", "count", "WeCom: a fake in a process of its own")
+    add_talks(table, spoken, talks.told)
+    return table
+
+
 def _speed(run: Run, facts: Facts) -> Table:
     table = _table("How fast", "p50", "acknowledged to committed")
     for name, urgent in (("one-time codes", True), ("all other intents", False)):
@@ -251,21 +272,34 @@ def _waits(by_lane: dict[str, list[float]], urgent: bool) -> list[float]:
     )
 
 
-def _promises(
-    run: Run, facts: Facts, sent: Sent, sms: SentFacts, violations: list[Violation]
-) -> Table:
-    among = {
+def _among(
+    run: Run, facts: Facts, of_sms: tuple[Sent, SentFacts], of_wecom: tuple[Talks, TalkFacts]
+) -> dict[str, int]:
+    """Among how many things broken promises were looked for."""
+    (sent, sms), (talks, spoken) = of_sms, of_wecom
+    openings = [each for log in talks.logs for each in log.openings]
+    taken = len(talks.seen.taken)
+    return {
         "intents": facts.intents,
         "deliveries": run.deliveries,
         "outcomes": run.outcomes,
         "fallbacks": sum(became.total() for became in facts.fallbacks.values()),
-        "sent": sms.submitted,
-        "attempts": sum(opening.open for opening in sent.openings),
-        "SMS": sms.reported.total(),
+        "sent": sms.submitted + taken,
+        "attempts": sum(opening.open for opening in [*sent.openings, *openings]),
+        "handed over": sms.reported.total() + spoken.handed,
+        "SMS": sms.submitted,
         "receipts": sum(line["kind"] == "confirmed" for line in sent.lines),
         "messages": len(sent.said),
         "refusals": sms.refusals,
+        "lines": spoken.shown,
+        "written in": len(talks.seen.wrote),
+        "by WeCom": taken,
+        "who came": len(talks.seen.came),
+        "campaigns": spoken.campaigns,
     }
+
+
+def _promises(among: dict[str, int], violations: list[Violation]) -> Table:
     found = Counter(violation.promise for violation in violations)
     cells = []
     for promise, (name, what) in PROMISES.items():

@@ -1,10 +1,11 @@
 """The demo: a whole hub on this machine, with everyone it talks to, and two hosts that are killed.
 
-Starts `tact up` as a user would, with an embedded nats-server that syncs always and a local Ray;
-publishes 69,659 real purchases from one process, serves WeCom and push in another, and has a third
-be the SMS centre that the hub's own account sends by; kills a host that decides and the host that
-sends in the middle; then reads both streams and the centre's record back and has every promise
-checked. Exit code 0 when none is broken, 1 when one is or something did not work.
+Starts `tact up` as a user would, with an embedded nats-server that syncs always and a local Ray.
+A shop publishes 69,659 real purchases from one process; others are a push gateway, the SMS centre
+that the hub's own account sends by, and WeCom, where people write in, take over and confirm. Kills
+a host that decides and the host that sends in the middle; then reads both streams and the records
+of the centre and of WeCom back and has every promise checked. Exit code 0 when none is broken, 1
+when one is or something did not work.
 """
 
 from __future__ import annotations
@@ -15,47 +16,41 @@ import gc
 import os
 import signal
 import sys
-import sysconfig
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientSession
 from rich.console import Console
 
 from benchmarks.demo.attempts import AttemptLog
+from benchmarks.demo.cdnow import by_wechat, find_log, read_log
 from benchmarks.demo.centre import Record
-from benchmarks.demo.centre import command as centre_command
 from benchmarks.demo.child import Child, ChildFailed
 from benchmarks.demo.customers import Customers
-from benchmarks.demo.facts import customers as customers_of
-from benchmarks.demo.facts import gather, longest_silence_ms
-from benchmarks.demo.purchases import find_log, read_log
-from benchmarks.demo.report import WIDTH, Run, show
-from benchmarks.demo.sent import Sent, silence_ms
-from benchmarks.demo.sent import check as check_sent
-from benchmarks.demo.sent import count as count_sent
-from channels.accounts import load_accounts
+from benchmarks.demo.ear import Ear
+from benchmarks.demo.judge import Kills, Seen, judge, read_record, sent_by
+from benchmarks.demo.people import CRM, DESK, People
+from benchmarks.demo.report import WIDTH
+from benchmarks.demo.stage import HOSTS, POLICY, Stage, owners_of, throttled_seconds
+from benchmarks.demo.talks import CHANNEL as WECOM
+from benchmarks.demo.talks import SERVICE, Talks, longest_talk
+from benchmarks.demo.wecom import ACCOUNTS as AT_WECOM
+from benchmarks.demo.wecom import Wecom
 from hub import limits
-from hub.checkers import History, Violation, check_all
+from hub.checkers import History
 from hub.clock import SystemClock
 from hub.errors import TactError
-from hub.ledger.audit import Streams, read_all, undecided
+from hub.ledger.audit import read_all, read_feeds, undecided
 from hub.ledger.connection import Connection, connect
 from hub.policy.document import load_policy
 from hub.service.datadir import DataDir
 from hub.service.natsd import NatsServer
 
-POLICY = Path(__file__).with_name("policy.toml")
-ACCOUNTS = Path(__file__).with_name("accounts.toml")
-CENTRE_PORT = "port               = 2775"
-"""In ACCOUNTS: replaced by the port that the centre has found."""
 ACCOUNT, CHANNEL = "sms", "sms"
-THROTTLED = "tact_account_throttled_seconds_total{"
-HOSTS = 2
+ACKNOWLEDGED = "acknowledged.txt"
 RATE = 3_000
 """Intents a second that the shop publishes. What the hub can do at most, `make bench` measures."""
 PUBLISH_S = 75.0
@@ -63,7 +58,6 @@ PUBLISH_S = 75.0
 START_AND_PUBLISH_S = 90.0
 """And not after this, when already starting took long."""
 PUBLISH_LEAST_S = 20.0
-START_S = 90.0
 SECOND_KILL_S = 6.0
 """From the kill of a host that decides to that of the one that sends."""
 DECIDE_S = 40.0
@@ -71,40 +65,13 @@ DECIDE_S = 40.0
 FALLBACK_S = 17.0
 """After it, until the last `fallback_after` of the policy is over."""
 END_S = 60.0
-"""Until everything that was handed to the account has ended: unknown ones wait the longest."""
+"""Until everything that was handed to accounts has ended: unknown ones wait the longest."""
 STOP_S = 20.0
-CLEAR_S = 5.0
 TOTAL_S = 178.0
 """A machine on which it takes longer is too slow for a demo; it ends and says so."""
 SILENCE_S = 30.0
 """A child that says nothing for so long has failed."""
-
-CONFIG = """
-# What `tact up` was started with. The janitor leaves INTAKE alone: it is read back whole.
-data_dir = "data"
-policy = "policy.toml"
-accounts = "accounts.toml"
-hosts = {hosts}
-log_level = "warning"
-[nats]
-port = 0
-[http]
-port = 0
-[limits]
-intake_bytes = 1073741824
-ledger_bytes = 4294967296
-replay_messages = {replay}
-"""
-
-
-@dataclass(frozen=True)
-class Kills:
-    """Which hosts were killed, and when (Unix ms)."""
-
-    host: int = 0
-    host_ms: int = 0
-    sender: int = 0
-    sender_ms: int = 0
+LOOK_S = 0.5
 
 
 class Demo:
@@ -115,9 +82,9 @@ class Demo:
         self._directory = directory
         self._clock = SystemClock()
         self._began_s = self._clock.steady_s()
-        self._children: list[Child] = []
+        self._stage = Stage(directory)
         self._kills = Kills()
-        self._record = Record(directory / "submits.jsonl")
+        self._wecom: Wecom | None = None
 
     async def run(self) -> int:
         """All of it; returns the exit code. Raises ChildFailed, TactError, TimeoutError."""
@@ -125,78 +92,65 @@ class Demo:
             async with asyncio.timeout(TOTAL_S):
                 return await self._run()
         finally:
-            for child in reversed(self._children):
-                await child.clear_away(CLEAR_S)
+            if self._wecom is not None:
+                await self._wecom.close()
+            await self._stage.clear_away()
 
     async def _run(self) -> int:
-        centre = await self._start_centre()
-        hub, ready = await self._start_hub()
+        self._say("starting: tact up, an SMS centre, WeCom, a push gateway, a shop")
+        centre, office, wecom = await self._stage.start_fakes()
+        self._wecom = wecom
+        hub, ready = await self._stage.start_hub()
         self._say(f"the hub is ready: {HOSTS} hosts, nats-server on {ready['nats']}")
-        gateway = await self._start("gateway", ["--nats", ready["nats"]])
+        gateway = await self._stage.start("gateway", ["--nats", ready["nats"]])
         connection = await self._connect(ready)
-        log = AttemptLog(connection, ACCOUNT, CHANNEL, limits.PARTITIONS)
-        customers = Customers(self._record, centre.tell)
-        await log.start()
-        async with beside(customers.run()):
+        accounts = [(ACCOUNT, CHANNEL), *((account, WECOM) for account in AT_WECOM.values())]
+        logs = [AttemptLog(connection, *each, limits.PARTITIONS) for each in accounts]
+        for log in logs:
+            await log.start()
+        await wecom.call_back(ready["http"])
+        record = Record(self._stage.submits)
+        customers = Customers(record, centre.tell)
+        people = await self._people(connection, wecom)
+        async with beside(customers.run()), beside(people.run(), wait=True):
             published = await self._publish(ready)
-        last = await self._until_all_ended(connection, log)
+        self._say("the people at WeCom have done their part")
+        last = await self._until_all_ended(connection, logs)
         throttled_s = await throttled_seconds(ready["metrics"])
         self._say(await self._stop(gateway))
         await self._until_decided(connection)
-        centre.terminate()
-        await centre.ended(STOP_S)
-        self._record.read()
-        (account,) = load_accounts(self._directory / ACCOUNTS.name)
-        sent = Sent(
-            account,
-            self._record.lines,
-            log.openings,
-            log.decided,
-            log.found_open,
-            customers.said,
-            last,
-            throttled_s,
+        told = await wecom.seen()
+        for fake in (centre, office):
+            fake.terminate()
+            await fake.ended(STOP_S)
+        sms, *others = logs
+        seen = Seen(
+            published,
+            self._acknowledged() | people.acknowledged,
+            sent_by(self._directory / "accounts.toml", record, sms, customers, last, throttled_s),
+            Talks(read_record(self._stage.seen), told, others, last),
+            self._kills,
         )
         gc.disable()  # a million records that stay: nothing to find, and slow to look for
-        streams = await read_all(connection)
+        streams, feeds = await read_all(connection), await read_feeds(connection)
+        history = History(*streams, [load_policy(POLICY)], self._clock.now_ms(), feeds)
+        talk = await self._watched(history, ready)
         await connection.close()
         hub.terminate()  # it ends while we check
-        broken = self._check(streams, published, sent)
+        self._say(
+            f"read back {len(streams.published):,} objects, {len(streams.outcomes):,} outcomes, "
+            f"{len(streams.deliveries):,} deliveries, {len(feeds):,} lines of live feeds, and what "
+            f"the centre ({len(record.lines):,}) and WeCom ({len(seen.talks.lines):,}) wrote down; "
+            "checking"
+        )
+        broken = judge(self._console, history, seen)
+        self._console.print("\n".join(talk), markup=False, soft_wrap=True)
         code = await hub.ended(STOP_S)
         self._say(f"the hub stopped at SIGTERM with exit code {code}")
         self._console.print(_NEXT)
         return 1 if broken or code else 0
 
-    # ---- processes -----------------------------------------------------------------------------
-
-    async def _start_centre(self) -> Child:
-        """The SMS centre; writes the accounts file, for which its port must be known."""
-        command = centre_command(self._directory / "submits.jsonl")
-        centre = await Child.start("centre", command, self._directory, listens=True)
-        self._children.append(centre)
-        port = (await centre.line(START_S))["port"]
-        accounts = ACCOUNTS.read_text(encoding="utf-8")
-        assert CENTRE_PORT in accounts
-        accounts = accounts.replace(CENTRE_PORT, f"port = {port}")
-        (self._directory / ACCOUNTS.name).write_text(accounts, encoding="utf-8")
-        (self._directory / "smsc-password").write_text("secret\n", encoding="ascii")
-        return centre
-
-    async def _start_hub(self) -> tuple[Child, dict[str, Any]]:
-        config = self._directory / "tact.toml"
-        config.write_text(CONFIG.format(hosts=HOSTS, replay=limits.AUDIT_MESSAGES))
-        (self._directory / "policy.toml").write_bytes(POLICY.read_bytes())
-        tact = str(Path(sysconfig.get_path("scripts"), "tact"))
-        self._say(f"starting: tact up --config {config.name}, an SMS centre, a gateway, a shop")
-        hub = await Child.start("tact-up", [tact, "up", "--config", str(config)], self._directory)
-        self._children.append(hub)
-        return hub, await hub.line(START_S)
-
-    async def _start(self, name: str, options: list[str]) -> Child:
-        command = [sys.executable, "-m", f"benchmarks.demo.{name}", *options]
-        child = await Child.start(name, command, self._directory)
-        self._children.append(child)
-        return child
+    # ---- while it runs -------------------------------------------------------------------------
 
     async def _connect(self, ready: dict[str, Any]) -> Connection:
         login = NatsServer(DataDir(self._directory / "data")).hub
@@ -208,13 +162,18 @@ class Demo:
             password=login.password,
         )
 
+    async def _people(self, connection: Connection, wecom: Wecom) -> People:
+        ear = Ear()
+        await ear.start(connection, SERVICE, CRM, DESK)
+        return People(wecom, ear, connection, by_wechat(read_log(find_log())))
+
     async def _publish(self, ready: dict[str, Any]) -> dict[str, Any]:
         """Until the application is done; two hosts are killed in the middle."""
-        acknowledged = self._directory / "acknowledged.txt"
+        acknowledged = self._directory / ACKNOWLEDGED
         options = ["--nats", ready["nats"], "--acknowledged", str(acknowledged)]
         left_s = START_AND_PUBLISH_S - (self._clock.steady_s() - self._began_s)
         seconds = max(PUBLISH_LEAST_S, min(PUBLISH_S, left_s))
-        application = await self._start(
+        application = await self._stage.start(
             "application", [*options, "--seconds", str(seconds), "--rate", str(RATE)]
         )
         half = len(read_log(find_log()))  # of two intents each
@@ -235,10 +194,12 @@ class Demo:
             os.kill(victim, signal.SIGKILL)
             what = f"host {victim}, which decides"
         elif not kills.sender and now_ms > kills.host_ms + SECOND_KILL_S * 1000:
-            victim = await owner_of(ACCOUNT, ready["http"])
+            owners = await owners_of(ready["http"])
+            victim = owners[ACCOUNT]
             self._kills = replace(kills, sender=victim, sender_ms=self._clock.now_ms())
             os.kill(victim, signal.SIGKILL)
-            what = f"host {victim}, which sends"
+            lost = [account for account, owner in owners.items() if owner == victim]
+            what = f"host {victim}, which sends (accounts {', '.join(sorted(lost))})"
         else:
             return
         self._say(f"killed {what}, with SIGKILL, {intents:,} intents in")
@@ -261,54 +222,43 @@ class Demo:
             while await undecided(connection, limits.PARTITIONS):  # noqa: ASYNC110 - a server's
                 await asyncio.sleep(0.2)
 
-    async def _until_all_ended(self, connection: Connection, log: AttemptLog) -> int:
-        """Until all that was handed to the account by now has ended, the last fallbacks included.
+    async def _until_all_ended(
+        self, connection: Connection, logs: list[AttemptLog]
+    ) -> dict[str, int]:
+        """Until all that was handed to accounts by now has ended, the last fallbacks included.
 
-        Returns the sequence of the last delivery that was waited for: held offers that are
-        released now and then go on being sent.
+        Returns for each account the sequence of the last delivery that was waited for: held offers
+        that are released now and then go on being sent.
         """
         over_s = self._clock.steady_s() + FALLBACK_S
         await self._until_decided(connection)
         await asyncio.sleep(max(0.0, over_s - self._clock.steady_s()))
-        last = await log.newest()
+        last = {log.account: await log.newest() for log in logs}
         over_s = self._clock.steady_s() + END_S
-        while states := log.unfinished(last):
-            if self._clock.steady_s() > over_s:
-                raise ChildFailed(f"SMS have not ended: {dict(states)}")
-            await asyncio.sleep(0.5)
+        for log in logs:
+            while states := log.unfinished(last[log.account]):
+                if self._clock.steady_s() > over_s:
+                    raise ChildFailed(f"messages of {log.account} have not ended: {dict(states)}")
+                await asyncio.sleep(LOOK_S)
         await self._until_decided(connection)
         return last
 
-    # ---- judging -------------------------------------------------------------------------------
+    # ---- afterwards ----------------------------------------------------------------------------
 
-    def _check(self, streams: Streams, published: dict[str, Any], sent: Sent) -> list[Violation]:
-        self._say(
-            f"read back {len(streams.published):,} objects, {len(streams.outcomes):,} outcomes, "
-            f"{len(streams.deliveries):,} deliveries and {len(sent.lines):,} lines of the centre; "
-            "checking"
-        )
-        history = History(*streams, [load_policy(POLICY)], self._clock.now_ms())
-        violations = check_all(history, self._acknowledged()) + check_sent(sent, history)
-        kills = self._kills
-        facts = gather(history, kills.host_ms)
-        run = Run(
-            published=published,
-            complete=published["purchases"] == len(read_log(find_log())),
-            customers=customers_of(history),
-            deliveries=len(streams.deliveries),
-            outcomes=len(streams.outcomes),
-            killed=(kills.host, kills.sender),
-            silence_s=longest_silence_ms(history, limits.PARTITIONS, kills.host_ms) / 1000,
-            sms_silence_s=silence_ms(sent.lines, kills.sender_ms) / 1000,
-            end_ms=history.end_ms,
-        )
-        show(self._console, run, facts, sent, count_sent(sent, history), violations)
-        self._console.print()
-        return violations
+    async def _watched(self, history: History, ready: dict[str, Any]) -> list[str]:
+        """One conversation that a person took over, as `tact watch` shows it."""
+        customer, number = longest_talk(history)
+        if not number:
+            return []
+        watch = await self._stage.watch(SERVICE, ready["nats"])
+        shown = await watch.texts(lambda text: customer in text, number, SILENCE_S)
+        watch.process.send_signal(signal.SIGINT)
+        await watch.ended(STOP_S)
+        return [f"One conversation, as `tact watch {SERVICE}` shows it", *shown, ""]
 
     def _acknowledged(self) -> set[tuple[str, str]]:
         """What the application holds an acknowledgement for."""
-        text = (self._directory / "acknowledged.txt").read_text(encoding="ascii")
+        text = (self._directory / ACKNOWLEDGED).read_text(encoding="ascii")
         return {
             (app, name)
             for app, _, name in (line.partition("\t") for line in text.split("\n"))
@@ -320,31 +270,18 @@ class Demo:
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Let something run meanwhile; raises what ended it, if that was not us."""
+async def beside(work: Coroutine[Any, Any, None], *, wait: bool = False) -> AsyncIterator[None]:
+    """Let something run meanwhile; raises what ended it, if that was not us. `wait`: to its end."""
     task = asyncio.create_task(work)
     try:
         yield
+        if wait:
+            await task
     finally:
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
-
-
-async def owner_of(account: str, url: str) -> int:
-    """The process in which an account lives."""
-    async with ClientSession() as session, session.get(f"{url}/status") as response:
-        status = await response.json()
-    return int(status["accounts"][account]["pid"])
-
-
-async def throttled_seconds(url: str) -> float:
-    """How long the provider has had the account pause, by the hub's metrics."""
-    async with ClientSession() as session, session.get(url) as response:
-        text = await response.text()
-    lines = (line for line in text.splitlines() if line.startswith(THROTTLED))
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 _NEXT = """

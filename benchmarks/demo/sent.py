@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from actors.account_gate import limits_of
+from benchmarks.demo.cdnow import marked
 from benchmarks.demo.centre import receipts, taken, text_of
 from benchmarks.demo.customers import Said
-from benchmarks.demo.purchases import marked
 from channels.accounts import AccountConfig
 from hub.checkers import Handed, History, Published, Violation
 from hub.checkers.account_records import (

@@ -6,6 +6,7 @@ import io
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -15,19 +16,38 @@ import pytest
 from rich.console import Console
 
 from actors.account_state import ACCEPTED, DONE, OPEN, WAITING, Attempt, pack
-from benchmarks.demo import centre, customers, facts, gateway, partitions, purchases, report, run
+from benchmarks.demo import (
+    cdnow,
+    centre,
+    customers,
+    facts,
+    gateway,
+    partitions,
+    people,
+    purchases,
+    report,
+    run,
+    stage,
+    talks,
+    wecom,
+)
 from benchmarks.demo import sent as sending
 from benchmarks.demo.attempts import AttemptLog
 from benchmarks.demo.child import Child, ChildFailed
+from benchmarks.demo.ear import Ear
 from channels.accounts import AccountConfig, parse_accounts
 from channels.sms.message import Sms
-from hub.checkers import History, Published, Violation, check_all
+from hub.checkers import History, Published, Violation, all_checkers, check_all
+from hub.checkers.accounts import account_checkers
+from hub.checkers.wecom import wecom_checkers
 from hub.contract.decode import Rejection, decode
 from hub.contract.subjects import partition_of
-from hub.contract.types import Delivery, Intent
+from hub.contract.times import rfc3339
+from hub.contract.types import Delivery, Intent, Release
 from hub.ledger.audit import NotWhole
 from hub.ledger.port import LogRecord, Outbound
 from hub.policy.document import load_policy
+from hub.policy.policy import Policy
 from tests.support.histories import MINUTE_MS, Recorder, intent
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -46,10 +66,14 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def many(count: int) -> list[purchases.Purchase]:
+def many(count: int) -> list[cdnow.Purchase]:
     return [
-        purchases.Purchase(
-            number, f"{number % 97:05d}", f"199701{1 + number // 400:02d}", 1, "9.99"
+        cdnow.Purchase(
+            number,
+            cdnow.known_as(f"{number % 97:05d}"),
+            f"199701{1 + number // 400:02d}",
+            1,
+            "9.99",
         )
         for number in range(1, count + 1)
     ]
@@ -62,7 +86,7 @@ def decoded(one: purchases.Outgoing) -> list[object]:
 
 
 def test_the_log_is_read_in_the_order_of_its_days(log):
-    assert [(p.number, p.customer, p.cds) for p in purchases.read_log(log)] == [
+    assert [(p.number, p.customer, p.cds) for p in cdnow.read_log(log)] == [
         (1, "00001", 1),
         (2, "00003", 2),
         (3, "00002", 1),
@@ -73,14 +97,14 @@ def test_the_log_is_read_in_the_order_of_its_days(log):
 def test_the_log_is_found_where_packages_are(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     with pytest.raises(FileNotFoundError, match="make demo"):
-        purchases.find_log()
+        cdnow.find_log()
     (tmp_path / "lifetimes" / "datasets").mkdir(parents=True)
     (tmp_path / "lifetimes" / "datasets" / "CDNOW_master.txt").write_text(LOG)
-    assert len(purchases.read_log(purchases.find_log())) == 4
+    assert len(cdnow.read_log(cdnow.find_log())) == 4
 
 
 def test_every_good_message_is_valid_and_the_same_every_time():
-    policy = load_policy(run.POLICY)
+    policy = load_policy(stage.POLICY)
     made = list(purchases.messages(many(1_000), NOW, 16))
     assert made == list(purchases.messages(many(1_000), NOW, 16))
     assert {one.kind for one in made} == {"purchase", "batch", "code", "repeat", "mistake"}
@@ -125,7 +149,7 @@ def test_the_gateway_knows_the_partitions_and_reports_everything_a_receipt_can_s
 
 def shopping() -> Recorder:
     """The shop's first 800 purchases, decided by the product under the demo's policy."""
-    recorder = Recorder(load_policy(run.POLICY))
+    recorder = Recorder(load_policy(stage.POLICY))
     for one in purchases.messages(many(800), NOW, 16):
         recorder.now += 40
         _, _, lane, source, _ = one.subject.split(".")
@@ -168,6 +192,12 @@ def test_counts_and_tables_agree_with_the_history():
     assert "inside quiet hours" in text and "quiet-hours: inside" not in text
 
 
+def test_every_promise_has_a_place_in_the_table():
+    checkers = [*all_checkers(), *account_checkers(), *wecom_checkers()]
+    ours = {"refusals-obeyed", "takeover-holds"}
+    assert set(report.PROMISES) == {checker.promise for checker in checkers} | ours
+
+
 def test_violations_are_counted_and_shown():
     history = demo_history()
     violations = [
@@ -203,7 +233,10 @@ def printed(history: History, found: facts.Facts, violations: list[Violation]) -
     output = io.StringIO()
     sent = sent_of(history)
     sms = sending.count(sent, history)
-    report.show(Console(file=output, width=report.WIDTH), seen, found, sent, sms, violations)
+    said, at_wecom = day_at_wecom().talks()
+    spoken = talks.count(said, at_wecom, at_wecom.end_ms)
+    console = Console(file=output, width=report.WIDTH)
+    report.show(console, seen, found, (sent, sms), (said, spoken), violations)
     assert max(map(len, output.getvalue().splitlines())) <= report.WIDTH
     return output.getvalue()
 
@@ -212,12 +245,20 @@ def printed(history: History, found: facts.Facts, violations: list[Violation]) -
 
 
 def account() -> AccountConfig:
-    text = run.ACCOUNTS.read_text(encoding="utf-8")
-    assert run.CENTRE_PORT in text
-    text = text.replace('{ file = "smsc-password" }', '{ env = "PASSWORD" }')
-    (config,) = parse_accounts(text, Path(), {"PASSWORD": "secret"})
-    assert (config.name, config.channel) == (run.ACCOUNT, run.CHANNEL)
+    config = accounts()[run.ACCOUNT]
+    assert config.channel == run.CHANNEL
     return config
+
+
+def accounts() -> dict[str, AccountConfig]:
+    """As the demo writes them."""
+    text = stage.accounts_at(2_775, "http://127.0.0.1:2776")
+    secrets = {}
+    for name, secret in stage.SECRETS.items():
+        variable = name.replace("-", "_")
+        text = text.replace(f'{{ file = "{name}" }}', f'{{ env = "{variable}" }}')
+        secrets[variable] = secret
+    return {config.name: config for config in parse_accounts(text, Path(), secrets)}
 
 
 def line_of(delivery: Delivery, at_ms: int) -> dict[str, Any]:
@@ -269,7 +310,7 @@ def test_every_sms_names_its_intent_and_fits_one_part():
     history = demo_history()
     sent = sent_of(history)
     assert sending.check(sent, history) == []
-    names = Counter(purchases.marked(centre.text_of(line)) for line in sent.lines)
+    names = Counter(cdnow.marked(centre.text_of(line)) for line in sent.lines)
     assert len(names) == len(sent.lines) > 150 and None not in names
     kinds = {name.partition("-")[0] for name in names if name}
     assert kinds >= {"order", "offer", "code"}
@@ -296,7 +337,7 @@ def test_what_the_centre_saw_is_held_against_the_streams():
 
 
 def test_a_refusal_ends_marketing():
-    recorder = Recorder(load_policy(run.POLICY))
+    recorder = Recorder(load_policy(stage.POLICY))
     to = {"sms": "+8613900000001"}
     recorder.publish("normal", intent("before", "c1", category="marketing", to=to))
     refusal = {"id": "r", "app": "accounts", "customer": "c1", "op": "dnd.set", "scope": "all"}
@@ -311,6 +352,168 @@ def test_a_refusal_ends_marketing():
     wrong = msgspec.structs.replace(history.deliveries[0].delivery, intent="after")
     history.deliveries[0] = msgspec.structs.replace(history.deliveries[0], delivery=wrong)
     assert [each.intent for each in sending.after_refusals(history)] == ["after"]
+
+
+# ---- WeCom ---------------------------------------------------------------------------------------
+
+
+def test_accounts_policy_and_the_corp_of_the_fake_name_the_same():
+    names = accounts()
+    (corp,) = wecom.scene().corps
+    assert set(wecom.ACCOUNTS.values()) == {
+        name for name, account in names.items() if account.channel == "wecom"
+    }
+    for (corp_id, who), name in wecom.ACCOUNTS.items():
+        settings = names[name].settings
+        assert settings.corp_id == corp_id == corp.corp_id
+        assert who in {str(settings.agent_id), *corp.kf_accounts, *corp.members}
+    settings = names["office"].settings
+    (app,) = corp.apps
+    assert (settings.secret, settings.callback_token) == (app.secret, app.callback_token)
+    assert settings.callback_key == app.callback_key
+    policy = load_policy(stage.POLICY)
+    assert {rule.app for rule in policy.replies or ()} == {talks.BOT}
+    for text in people.PRICES:
+        assert Policy(policy).replies[0].matches("wecom", talks.SERVICE, text, "")
+    for text in (*people.OTHERS, people.WANT_PERSON):
+        assert not Policy(policy).replies[0].matches("wecom", talks.SERVICE, text, "")
+
+
+class AtWecom:
+    """A history with the fake's record of it: whatever is handed over is taken 100 ms later."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder(load_policy(stage.POLICY))
+        self.lines: list[dict[str, Any]] = []
+        self._taken = 0
+
+    def writes(self, customer: str, text: str, name: str) -> None:
+        """To customer service."""
+        at = self.recorder.now
+        who = {"corp": wecom.CORP, "open_kfid": wecom.SERVICE}
+        said = {"type": "text", "content": text, "msgid": name}
+        self.lines.append({"at": at, "kind": "wrote", "from": customer} | who | said)
+        self.hears(customer, talks.SERVICE, name, {"text": text})
+
+    def adds(self, customer: str, seller: str, code: str) -> None:
+        """A customer adds a member."""
+        at, until = self.recorder.now, self.recorder.now + 20_000
+        came = {"corp": wecom.CORP, "userid": seller, "code": code, "until": until}
+        self.lines.append({"at": at, "kind": "came", "from": customer} | came)
+        added = {"event": "friend_added", "welcome_code": code}
+        self.hears(customer, seller, code, added | {"welcome_until": rfc3339(until)})
+
+    def hears(self, customer: str, account: str, name: str, content: dict[str, Any]) -> None:
+        fields = {"id": name, "channel": "wecom", "account": account, "customer": customer}
+        fields |= {"content": content, "at": rfc3339(self.recorder.now), "sender": customer}
+        self.recorder.publish("inbound", fields, "accounts")
+        self.takes()
+
+    def commands(self, customer: str, op: str, **fields: Any) -> None:
+        command = {"id": f"{op}-{customer}", "app": "accounts", "customer": customer, "op": op}
+        self.recorder.publish("command", command | fields, "accounts")
+        self.takes()
+
+    def takes(self) -> None:
+        """What the hub has handed over since."""
+        for handed in self.recorder.handed[self._taken :]:
+            delivery = handed.delivery
+            if delivery.channel != "wecom":
+                continue
+            content = msgspec.json.decode(delivery.content)
+            kind, who = "kf", {"open_kfid": wecom.SERVICE}
+            if delivery.account != talks.SERVICE:
+                kind = "welcome" if "welcome_code" in content else "mass"
+                who = {"userid": delivery.account, "code": content.get("welcome_code", "")}
+            line = {"at": self.recorder.now + 100, "kind": kind, "corp": wecom.CORP} | who
+            line |= {"to": delivery.to, "msgid": f"at-{delivery.id}"}
+            if text := content.get("text"):  # of what was parked the recorder has no body
+                said, external = {"type": "text", "content": text}, {"text": {"content": text}}
+                line |= said if kind == "kf" else external
+            self.lines.append(line)
+            receipt = {"delivery": delivery.id, "customer": delivery.customer, "status": "sent"}
+            receipt |= {"at": delivery.at, "provider_id": line["msgid"]}
+            self.recorder.publish("receipt", receipt, "accounts")
+        self._taken = len(self.recorder.handed)
+
+    def talks(self) -> tuple[talks.Talks, History]:
+        history = self.recorder.history()
+        told = {"violations": {}, "counts": {"mass_tasks": 1}, "times": {}}
+        newest = max(handed.sequence for handed in history.deliveries)
+        return talks.Talks(
+            self.lines, told, [], dict.fromkeys(wecom.ACCOUNTS.values(), newest)
+        ), history
+
+
+def day_at_wecom() -> AtWecom:
+    """Two customers write, of whom a person talks with one; a third adds a member."""
+    scene, to = AtWecom(), {"sms": "+8613900000001"}
+    for name in ("wm1", "wm2"):
+        notice = intent(f"order-{name}", name, category="notice", to=to | {"wecom": name})
+        scene.recorder.publish("normal", notice)  # neither has written
+    scene.writes("wm1", people.PRICES[0], "m1")
+    scene.writes("wm2", people.WANT_PERSON, "m2")
+    for number in range(6):
+        scene.recorder.now += 1_000
+        scene.recorder.publish("normal", intent(f"order-{number}", "wm1", category="notice"))
+        scene.takes()
+    scene.commands("wm2", "takeover", agent="chen")
+    scene.recorder.now += 3_000
+    scene.recorder.publish("normal", intent("campaign-1", "wm2", category="campaign"))
+    scene.recorder.now += 3_000
+    scene.commands("wm2", "release")
+    scene.adds("wm3", "anna", "code")
+    mass = intent("mass", "wm3", category="mass", account="anna", to={"wecom": "wm3"})
+    scene.recorder.publish("normal", mass)
+    scene.takes()
+    return scene
+
+
+def test_what_happened_at_wecom_is_counted():
+    found, history = day_at_wecom().talks()
+    assert check_all(history) == talks.check(found, history) == []
+    counted = talks.count(found, history, history.end_ms)
+    assert (counted.messages, counted.customers, counted.waits_ms) == (2, 2, [100])
+    assert (counted.taken_over, counted.held, counted.released) == (1, 1, {"wecom": 1})
+    assert (counted.in_window, counted.closed, counted.refused) == (4, 4, 0)  # one was the answer
+    assert (counted.came, counted.welcomes_ms) == (1, [100])
+    assert (counted.mass, counted.confirmed, counted.tasks) == (1, 1, 1)
+    assert counted.shown == len(history.feeds or ()) > 8
+    assert talks.longest_talk(history)[0] == "wm2"
+
+
+def test_what_wecom_saw_is_held_against_the_streams():
+    def broken(change: Callable[[AtWecom], None]) -> set[str]:
+        scene = day_at_wecom()
+        change(scene)
+        return {each.promise for each in talks.check(*scene.talks())}
+
+    assert broken(lambda scene: None) == set()
+    assert "written-once" in broken(lambda scene: scene.lines.append(dict(scene.lines[-1])))
+    lost = {"at": 1, "kind": "wrote", "from": "wm9", "corp": wecom.CORP, "msgid": "m9"}
+    lost |= {"open_kfid": wecom.SERVICE, "type": "text", "content": "hello?"}
+    assert broken(lambda scene: scene.lines.append(lost)) == {"everybody-is-heard"}
+
+
+def test_a_campaign_during_a_takeover_is_found():
+    _, history = day_at_wecom().talks()
+    assert talks.during_takeovers(history) == []
+    history.published[:] = [
+        each for each in history.published if not isinstance(each.message, Release)
+    ]
+    assert [each.intent for each in talks.during_takeovers(history)] == ["campaign-1"]
+
+
+async def test_the_desk_hears_what_it_waits_for():
+    ear = Ear()
+    ear.take_told("crm", {"intent": "campaign-1", "state": "held"})
+    said = {"customer": "wm1", "content": {"event": "session_changed", "state": "human"}}
+    ear.take_said(said)
+    ear.take_said({"customer": "wm2", "content": {"text": "hello"}})
+    await ear.until(lambda: "held" in ear.states["crm", "campaign-1"], 0)
+    assert ear.sessions == {"wm1": "human"}
+    with pytest.raises(TimeoutError):
+        await ear.until(lambda: "wm2" in ear.sessions, 0)
 
 
 def test_what_receipts_say_follows_from_the_seed():
@@ -355,7 +558,7 @@ async def test_customers_answer_an_offer_once(tmp_path):
     people = customers.Customers(centre.Record(tmp_path / "none"), tell)
     for n in range(500):
         for word in ("order", "offer", "offer"):
-            text = f"10% off. {purchases.mark(f'{word}-{n}')} Reply R to stop."
+            text = f"10% off. {cdnow.mark(f'{word}-{n}')} Reply R to stop."
             line = {"id": "1", "from": "10690001", "to": f"86139{n:08d}", "coding": 0}
             await people.get(line | {"content": text.encode().hex()})
     assert len(told) == len({mo["from"] for mo in told}) == len(people.said) > 10
@@ -393,8 +596,8 @@ def test_the_accounts_log_tells_what_was_open_at_the_kill():
 
 
 def test_fallbacks_are_counted_by_where_they_come_from():
-    recorder = Recorder(load_policy(run.POLICY))
-    to = {"wecom": "w", "sms": "+8613900000001"}
+    recorder = Recorder(load_policy(stage.POLICY))
+    to = {"push": "p", "sms": "+8613900000001"}
     for name in ("a", "b", "c"):
         recorder.publish("normal", intent(name, name, category="service", to=to))
 
@@ -411,14 +614,14 @@ def test_fallbacks_are_counted_by_where_they_come_from():
     tell("shop:b:2", "failed", **{"class": "provider"})
     found = facts.gather(recorder.history(), recorder.now)
     assert {tuple(step): dict(became) for step, became in found.fallbacks.items()} == {
-        ("wecom", "sms", "failed"): {"delivered": 1, "failed": 1},
-        ("wecom", "sms", "waited"): {"": 1},
+        ("push", "sms", "failed"): {"delivered": 1, "failed": 1},
+        ("push", "sms", "waited"): {"": 1},
     }
-    assert found.gave_up == 1 and found.dispatched == {"wecom": 3, "sms": 3}
+    assert found.gave_up == 1 and found.dispatched == {"push": 3, "sms": 3}
 
 
 def test_the_silence_after_a_kill_begins_with_it():
-    recorder = Recorder(load_policy(run.POLICY))
+    recorder = Recorder(load_policy(stage.POLICY))
     killed_ms = recorder.now
     for after_ms in (-MINUTE_MS, -10, 300, 2_700, 4_000):
         recorder.now = killed_ms + after_ms
@@ -428,14 +631,14 @@ def test_the_silence_after_a_kill_begins_with_it():
 
 
 def test_waits_are_measured_from_the_stored_times_of_both_streams():
-    recorder = Recorder(load_policy(run.POLICY))
+    recorder = Recorder(load_policy(stage.POLICY))
     recorder.publish("urgent", intent("a", category="otp"))
     late = recorder.told[0]
     history = History(
         [Published("urgent", "shop", 1, recorder.now - 12.5, recorder.published[0].message)],
         [late],
         [],
-        [load_policy(run.POLICY)],
+        [load_policy(stage.POLICY)],
         recorder.now,
     )
     found = facts.gather(history, recorder.now + 1)
