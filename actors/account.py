@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from actors.account_customers import closed, follows
+from actors.account_customers import closed, ended, follows
 from actors.account_effects import Effects
 from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate, wait_of
 from actors.account_queue import Entry, Queue
@@ -426,7 +426,7 @@ class Account:
         elif answer.kind == "failed" or attempt.told >= FAILED:  # a receipt may have been faster
             failure = answer.failure or "provider"
             if failure == "window_closed" and self._kind.window is not None:
-                closed(self._effects, self._kind.window, attempt)
+                closed(self._effects, self._kind.window, attempt, now)
             self._close(entry)
             self._end(delivery, attempt, "failed", now, failure, answer.code)
         else:
@@ -585,6 +585,8 @@ class Account:
 
     def _linger(self, delivery: str, attempt: Attempt, now: int) -> None:
         attempt.state, attempt.wake_ms = DONE, now + self._kind.linger_ms
+        if attempt.windowed:
+            ended(self._effects, attempt, now)
         key = attempt_key(delivery)
         self._effects.wake(attempt.wake_ms, key)
         self._effects.store(key, pack(attempt))

@@ -21,22 +21,38 @@ def peer_of(effects: Effects, account: str, address: str) -> Peer | None:
 
 def follows(effects: Effects, window: Window, attempt: Attempt, now: int) -> bool:
     """Count an attempt among what follows the customer's last message. False: none may now."""
-    if attempt.windowed:
-        return True  # it was counted when it was claimed before
     peer = peer_of(effects, attempt.account, attempt.recipient)
-    if peer is None or not peer.wrote_ms or now - peer.wrote_ms >= window.within_ms:
+    late = peer is None or not peer.wrote_ms or now - peer.wrote_ms >= window.within_ms
+    if attempt.windowed:  # it was counted when it was claimed before
+        return attempt.unsure or not late
+    if peer is None or late or len(peer.followed) >= window.messages:
         return False
-    if peer.followed >= window.messages:
-        return False
-    peer.followed += 1
+    peer.followed.append(0)
     attempt.windowed = True
     effects.store(peer_key(attempt.account, attempt.recipient), pack(peer))
     return True
 
 
-def closed(effects: Effects, window: Window, attempt: Attempt) -> None:
+def ended(effects: Effects, attempt: Attempt, now: int) -> None:
+    """An attempt that was counted is under way no more."""
+    attempt.windowed = False
+    peer = peer_of(effects, attempt.account, attempt.recipient)
+    if peer is not None and 0 in peer.followed:
+        peer.followed.remove(0)
+        peer.followed.append(now)
+        effects.store(peer_key(attempt.account, attempt.recipient), pack(peer))
+
+
+def wrote(peer: Peer, at_ms: int) -> None:
+    """The customer has written: what was sent before that does not follow it."""
+    if at_ms > peer.wrote_ms:
+        peer.wrote_ms = at_ms
+        peer.followed = [sent for sent in peer.followed if not sent or sent >= at_ms]
+
+
+def closed(effects: Effects, window: Window, attempt: Attempt, now: int) -> None:
     """The provider says that no more may follow: it has counted what we have not."""
     peer = peer_of(effects, attempt.account, attempt.recipient)
-    if peer is not None and peer.followed < window.messages:
-        peer.followed = window.messages
+    if peer is not None and len(peer.followed) < window.messages:
+        peer.followed += [now] * (window.messages - len(peer.followed))
         effects.store(peer_key(attempt.account, attempt.recipient), pack(peer))

@@ -12,6 +12,7 @@ import hashlib
 from typing import Protocol
 
 from actors.account import Account
+from actors.account_customers import wrote
 from actors.account_effects import Effects
 from actors.account_queue import Entry
 from actors.account_state import (
@@ -205,8 +206,8 @@ def hear(
     key = peer_key(account.name, inbound.sender)
     packed = effects.load(key)
     peer = _peer(packed, inbound.sender, now)
-    if not inbound.agent and "event" not in inbound.content and inbound.at_ms > peer.wrote_ms:
-        peer.wrote_ms, peer.followed = inbound.at_ms, 0
+    if not inbound.agent and "event" not in inbound.content:
+        wrote(peer, inbound.at_ms)
     if inbound.opt_out:  # first: what is decided from now on knows of it
         heard.opt_out(account, peer.customer, name, inbound.at_ms)
         reply = account.config.opt_out.reply

@@ -68,7 +68,7 @@ class Attempt(Struct, array_like=True):
     handed: bool = False
     """It was handed over to this account, and is not handed on."""
     windowed: bool = False
-    """It is counted among what followed the customer's last message."""
+    """It is counted, as under way, among what follows the customer's last message."""
 
 
 class Part(Struct, array_like=True, frozen=True):
@@ -100,8 +100,9 @@ class Peer(Struct, array_like=True):
     """Used up of the limits per recipient."""
     wrote_ms: int = 0
     """When the customer last wrote to this account; 0: never."""
-    followed: int = 0
-    """What has followed that."""
+    followed: list[int] = []
+    """When each message that follows that was sent, at the latest; 0: it is under way. She may have
+    written before we sent them and be heard after it."""
 
 
 class Seen(Struct, array_like=True, frozen=True):

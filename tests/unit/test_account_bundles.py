@@ -20,7 +20,7 @@ from channels.provider import (
 )
 from channels.registry import PROVIDERS, Window
 from hub.contract.subjects import is_key
-from tests.support.account_model import ScriptedProvider
+from tests.support.account_model import ScriptedProvider, accept
 from tests.unit.test_accounts import PARTITIONS, START_MS, Bench, config, scene
 
 
@@ -131,6 +131,50 @@ def test_so_many_may_follow_a_customers_message(monkeypatch: pytest.MonkeyPatch)
         await asyncio.sleep(2)
         assert await sends("g") == [f"shop:g:1 {closed}"]
         assert len(bench.log) == 3  # the provider was not asked for the others
+
+    scene(config())(play)()
+
+
+def test_a_message_that_is_heard_late_is_followed_by_what_was_sent_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The provider has counted from when she wrote, not from when we heard of it."""
+    with_kind(monkeypatch, window=Window(2, 60_000))
+
+    async def play(bench: Bench) -> None:
+        async def writes(id: str, at_ms: int) -> None:
+            stored: list[bool] = []
+            inbound = ProviderInbound(id, "wm1", {"text": "hi"}, at_ms)
+            bench.providers["sms"].events.inbound(inbound, stored.append)
+            await bench.until(lambda: stored)
+
+        async def sends(*ids: str, ends: int) -> list[str]:
+            before = len(bench.told())
+            bench.deliver(*ids, customer="ann", to="wm1")
+            await bench.until(lambda: len(bench.told()) == before + ends)
+            return [one.split()[1] for one in bench.told()[before:]]
+
+        bench.deliver("0", customer="ann", to="wm1")
+        await bench.until(bench.told)
+        await writes("m1", bench.clock.now_ms())
+        await asyncio.sleep(2)
+        unheard_ms = bench.clock.now_ms()
+        await asyncio.sleep(1)
+        assert await sends("a", ends=1) == ["sent"]
+        await writes("m2", unheard_ms)
+        assert await sends("b", "c", ends=2) == ["sent", "failed"]
+
+        bench.script = lambda submission, provider: None  # nothing is answered
+        await asyncio.sleep(1)
+        await writes("m3", bench.clock.now_ms())
+        await sends("d", ends=0)
+        await bench.until(lambda: ("sms", "shop:d:1") in bench.log)
+        await asyncio.sleep(1)
+        await writes("m4", bench.clock.now_ms())  # d may be taken only now
+        bench.script = accept
+        answer = Answer("accepted", ("d",))
+        bench.providers["sms"].events.answered("shop:d:1", answer)
+        assert await sends("e", "f", ends=3) == ["sent", "sent", "failed"]
 
     scene(config())(play)()
 
