@@ -73,6 +73,8 @@ class WecomArchiveProvider:
     """Reads one archive for one account. Raises ConfigError when the table is not valid."""
 
     resend = False
+    idle = False
+    """Nobody tells it that there is something to read."""
 
     def __init__(
         self,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from channels.accounts import AccountConfig, parse_accounts
+from channels.provider import Provider
+from channels.registry import PROVIDERS
 from hub.errors import ConfigError
 from hub.service.accounts import read_accounts
 
@@ -171,3 +174,12 @@ def test_accounts_share_the_credentials_of_their_application() -> None:
 def test_accounts_that_cannot_be(entries: list[tuple[str, str, str]], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         shared(*(sharing(*entry) for entry in entries))
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_every_provider_has_all_that_an_account_asks_of_one(name: str) -> None:
+    kind = PROVIDERS[name]
+    made = getattr(import_module(kind.module), kind.provider_name)
+    asked = {one for one in (*vars(Provider), *Provider.__annotations__) if not one.startswith("_")}
+    assert {"resend", "idle", "submit", "stop"} <= asked
+    assert [one for one in sorted(asked) if not hasattr(made, one)] == []
