@@ -74,9 +74,11 @@ class AccountStreams(JetStreamLedger):
             await self._publisher.room()
             group = one.lane, partition_of(one.customer, self.partitions)
             subject = publish_subject(one.lane, ACCOUNTS, one.customer)
-            # What failed may release a body for the next channel: alone, so that an array never
-            # releases more than one turn takes.
-            alone = one.message_id.endswith("/failed")
+            # What customers say goes alone, under its own id: a new owner tells again what the one
+            # before may have told, and an array of other company would be another message. And what
+            # failed may release a body for the next channel: an array of them would release more
+            # than one turn takes. Of other receipts a repeat changes nothing.
+            alone = one.lane != "receipt" or one.message_id.endswith("/failed")
             self._publisher.put(
                 group, Outgoing(subject, one.payload, one.message_id, settle, alone)
             )
