@@ -37,13 +37,9 @@ def _table(reads: str, gets: str, sends: str) -> dict[str, Endpoint]:
 ENDPOINTS: Final[dict[str, Endpoint]] = _table(
     reads="""
         kf/account/list
-        kf/customer/batchget
         kf/service_state/get
         kf/sync_msg
         media/upload
-        media/upload_attachment
-        media/uploadimg
-        externalcontact/batch/get_by_user
         externalcontact/get_groupmsg_list_v2
         externalcontact/get_groupmsg_send_result
         externalcontact/get_groupmsg_task
@@ -77,10 +73,8 @@ ENDPOINTS: Final[dict[str, Endpoint]] = _table(
         externalcontact/cancel_groupmsg_send
         externalcontact/cancel_moment_task
         externalcontact/groupchat/add_join_way
-        externalcontact/groupchat/del_join_way
         externalcontact/groupchat/onjob_transfer
         externalcontact/groupchat/transfer
-        externalcontact/groupchat/update_join_way
         externalcontact/remind_groupmsg_send
         externalcontact/resigned/transfer_customer
         externalcontact/send_welcome_msg
@@ -90,6 +84,5 @@ ENDPOINTS: Final[dict[str, Endpoint]] = _table(
         kf/service_state/trans
         message/recall
         message/send
-        message/update_template_card
     """,
 )

@@ -259,6 +259,11 @@ async def test_groups_of_customers() -> None:
         assert chats[2] != chat
         details = (await api(f"{GROUP}/get", chat_id=chats[2]))["group_chat"]
         assert (details["owner"], details["name"], len(details["member_list"])) == ("m1", "vip1", 2)
+        await fake.do("leave-group", external_userid="wm000003", chat_id=chats[2])
+        await fake.do("change-group", chat_id=chats[2], name="vip two")
+        details = (await api(f"{GROUP}/get", chat_id=chats[2]))["group_chat"]
+        assert [one["userid"] for one in details["member_list"]] == ["m1"]
+        assert details["name"] == "vip two"
         body = {"chat_type": "group", "sender": "m1", **SAID}
         msgid = (await api(f"{EC}/add_msg_template", **body))["msgid"]
         await fake.do("dismiss-group", chat_id=chat)

@@ -12,7 +12,7 @@ from channels.wecom.endpoints import ENDPOINTS
 from channels.wecom.fake.kf_log import KfLog
 from channels.wecom.fake.limits import Day, Gate, Window, taken
 from channels.wecom.fake.quota import Quota
-from channels.wecom.fake.server import EITHER, GETS, UPLOADS, FakeWecom
+from channels.wecom.fake.server import EITHER, GETS, FakeWecom
 from channels.wecom.fake.timers import MovableClock, Timers
 from channels.wecom.fake.world import Call, Refused
 from tests.support.wecom import CORP, NOW_MS, StandingClock
@@ -163,7 +163,6 @@ def test_every_endpoint_of_the_hub_is_there_and_asked_for_as_the_hub_does() -> N
     assert set(ENDPOINTS) <= set(fake.apis)
     for name, endpoint in ENDPOINTS.items():
         assert name in EITHER or (endpoint.method == "GET") == (name in GETS), name
-    assert set(UPLOADS) <= set(ENDPOINTS)
 
 
 def test_everything_that_can_be_made_to_happen_says_what_it_takes() -> None:

@@ -52,8 +52,6 @@ class Groups:
             f"{prefix}/get": self.get,
             f"{prefix}/add_join_way": self.add_way,
             f"{prefix}/get_join_way": self.get_way,
-            f"{prefix}/update_join_way": self.update_way,
-            f"{prefix}/del_join_way": self.del_way,
             f"{prefix}/transfer": self.transfer,
             f"{prefix}/onjob_transfer": self.transfer_onjob,
         }
@@ -123,17 +121,6 @@ class Groups:
     def get_way(self, call: Call) -> dict[str, Any]:
         """One of them."""
         return {"join_way": self._way(call)}
-
-    def update_way(self, call: Call) -> dict[str, Any]:
-        """All of it anew."""
-        way = self._way(call)
-        way |= {name: value for name, value in call.body.items() if name in way}
-        return {}
-
-    def del_way(self, call: Call) -> dict[str, Any]:
-        """No more."""
-        del self._ways[self._way(call)["config_id"]]
-        return {}
 
     def transfer(self, call: Call) -> dict[str, Any]:
         """Groups whose owners left."""

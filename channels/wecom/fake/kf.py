@@ -1,7 +1,7 @@
 """Customer service: sync_msg, send_msg, sessions, accounts.
 
 Sources: WeCom's pages 94670 (sync_msg), 94677 (send_msg), 95122 (send_msg_on_event), 94669
-(service_state), 94661 (account/list), 95159 (customer/batchget).
+(service_state), 94661 (account/list).
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ PAGE: Final = 1_000
 MENU_ITEMS: Final = 10
 MSGIDS: Final = 1_000_000
 """Of one account remembered to find one that comes twice; the oldest go. 100 MB."""
-CUSTOMERS: Final = 100
-"""Asked for at once."""
 _MSGID = re.compile(r"[0-9a-zA-Z_-]{1,32}\Z")
 _MOVES: Final = {
     NEW: (BOT, QUEUE, HUMAN, ENDED),
@@ -61,7 +59,6 @@ class Kf:
             "kf/service_state/trans": self.move,
             "kf/account/list": self.listed,
             "kf/servicer/list": self.servicers,
-            "kf/customer/batchget": self.customers,
         }
 
     def of(self, corp: Corp) -> KfCorp:
@@ -122,19 +119,6 @@ class Kf:
             "servicer_list": [
                 {"userid": name, "status": status} for name, status in account.servicers.items()
             ]
-        }
-
-    def customers(self, call: Call) -> dict[str, Any]:
-        """Who they are."""
-        asked = call.texts("external_userid_list", CUSTOMERS, 1)
-        accounts = self.of(call.corp).accounts.values()
-        known = [name for name in asked if any(name in one.sessions for one in accounts)]
-        return {
-            "customer_list": [
-                {"external_userid": name, "nickname": name, "avatar": "", "gender": 0}
-                for name in known
-            ],
-            "invalid_external_userid": [name for name in asked if name not in known],
         }
 
     # ---- writing -------------------------------------------------------------------------------

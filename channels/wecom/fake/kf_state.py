@@ -7,6 +7,7 @@ Sources: WeCom's pages 94669 (sessions), 94670 (messages and events), 95122 (cod
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -172,12 +173,8 @@ class KfCorp:
     def fails(self, account: Account, customer: str, msgid: str, why: int, after_s: float) -> None:
         """A message that was taken turns out not to be delivered."""
         self._world.book.count(f"kf_send_fail_{why}")
-        self._world.after(
-            after_s,
-            lambda: void(
-                self.event(account, "msg_send_fail", customer, fail_msgid=msgid, fail_type=why)
-            ),
-        )
+        facts = {"fail_msgid": msgid, "fail_type": why}
+        self._world.after(after_s, partial(self.event, account, "msg_send_fail", customer, **facts))
 
     def _said(
         self,
@@ -207,7 +204,3 @@ class KfCorp:
         if len(self.tokens) > TOKENS:
             self.tokens.popitem(last=False)
         self._world.tell(self.corp, "kf", "kf_msg_or_event", Token=token, OpenKfId=account.id)
-
-
-def void(value: object) -> None:
-    """Forget a value."""

@@ -46,7 +46,6 @@ class Messages:
         self.handlers: dict[str, Handler] = {
             "message/send": self.send,
             "message/recall": self.recall,
-            "message/update_template_card": self.update_card,
             "user/get": self.user,
         }
         self.controls: dict[str, Control] = {
@@ -102,11 +101,6 @@ class Messages:
             raise Refused(40058)
         self._world.book.count("recalled")
         return {}
-
-    def update_card(self, call: Call) -> dict[str, Any]:
-        """Of an interactive card."""
-        call.text("response_code")
-        return {"invaliduser": []}
 
     def user(self, call: Call) -> dict[str, Any]:
         """A member."""

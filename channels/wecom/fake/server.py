@@ -48,7 +48,7 @@ EITHER: Final = frozenset({"kf/account/list"})
 NOT_RATED: Final = frozenset({"message/send"})
 """Has limits of its own instead."""
 _NEEDS: Final = {"kf": "kf", "externalcontact": "contact", "appchat": "appchat"}
-UPLOADS: Final = frozenset({"media/upload", "media/upload_attachment", "media/uploadimg"})
+UPLOAD: Final = "media/upload"
 
 
 class FakeWecom:
@@ -78,7 +78,7 @@ class FakeWecom:
         self._media = Media(self.world)
         self._areas = Areas(self.world, self.scene, self._media)
         self.handlers = self._areas.handlers
-        self.apis = frozenset({"gettoken", "media/get"} | UPLOADS | set(self.handlers))
+        self.apis = frozenset({"gettoken", "media/get", UPLOAD, *self.handlers})
         """What it answers."""
         self._controls = Controls(self.world, self._areas, self._tokens, self.troubles)
         self._rates: dict[tuple[str, str], Gate] = {}
@@ -141,7 +141,7 @@ class FakeWecom:
         ):
             self.world.book.called(api, trouble.errcode if trouble.kind == "errcode" else 0)
             return await self._troubled(request, trouble)
-        raw = await request.read() if api not in UPLOADS else b""
+        raw = await request.read() if api != UPLOAD else b""
         fate = self.plan.fate(api.encode() + b"\0" + raw)
         answer = await self._fated(request, api, raw, fate)
         if trouble is not None:
@@ -191,8 +191,8 @@ class FakeWecom:
         needed = _NEEDS.get(api.partition("/")[0])
         if needed is not None and needed not in token.app.scene.permissions:
             raise Refused(48002)
-        if api in UPLOADS:
-            return await self._upload(request, api, token)
+        if api == UPLOAD:
+            return await self._upload(request, token)
         if api == "media/get":
             file = self._media.get(token.corp, query.get("media_id", ""))
             headers = {"content-disposition": f'attachment; filename="{file.name}"'}
@@ -219,18 +219,15 @@ class FakeWecom:
                 self.world.book.violated(what)
                 raise Refused(45009)
 
-    async def _upload(self, request: web.Request, api: str, token: Token) -> dict[str, Any]:
+    async def _upload(self, request: web.Request, token: Token) -> dict[str, Any]:
         if not request.content_type.startswith("multipart/"):
             raise Refused(41005)
         fields = await request.post()
         part = next((one for one in fields.values() if isinstance(one, web.FileField)), None)
         if part is None:
             raise Refused(41005)
-        kind = request.query.get("type") or request.query.get("media_type") or "image"
-        told = self._media.upload(token.corp, kind, part.filename, part.file.read())
-        if api == "media/uploadimg":
-            return {"url": f"{self.url}/fake/media/{told['media_id']}"}
-        return told
+        kind = request.query.get("type", "")
+        return self._media.upload(token.corp, kind, part.filename, part.file.read())
 
     # ---- trouble ---------------------------------------------------------------------------------
 

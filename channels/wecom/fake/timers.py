@@ -33,7 +33,7 @@ class Timers:
 
     def __init__(self, clock: MovableClock) -> None:
         self._clock = clock
-        self._due: list[tuple[int, int, Callable[[], None]]] = []
+        self._due: list[tuple[int, int, Callable[[], object]]] = []
         self._numbers = count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
@@ -49,7 +49,7 @@ class Timers:
         if self._handle is not None:
             self._handle.cancel()
 
-    def at(self, at_ms: int, act: Callable[[], None]) -> None:
+    def at(self, at_ms: int, act: Callable[[], object]) -> None:
         """Do it then."""
         heapq.heappush(self._due, (at_ms, next(self._numbers), act))
         if self._due[0][2] is act:

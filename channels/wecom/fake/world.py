@@ -121,7 +121,7 @@ class World:
         """A number from 0 to below 1 for these words, the same in every run."""
         return xxh3_64_intdigest("\0".join(about).encode(), self.seed) / float(1 << 64)
 
-    def after(self, seconds: float, act: Callable[[], None]) -> None:
+    def after(self, seconds: float, act: Callable[[], object]) -> None:
         """Let it happen."""
         self.timers.at(self.clock.now_ms() + int(seconds * 1_000), act)
 
