@@ -24,11 +24,12 @@ from channels.accounts import AccountConfig, LimitsTable
 from channels.sms.smpp.config import SmppConfig
 from hub import limits
 from hub.checkers.account_records import Submit, submits_of
+from hub.checkers.records import Shown
 from hub.clock import SystemClock
 from hub.contract.subjects import account_partition, delivery_subject
 from hub.contract.times import rfc3339
 from hub.contract.types import Delivery
-from hub.ledger.audit import Streams, read_streams
+from hub.ledger.audit import Streams, read_feeds, read_streams
 from hub.ledger.connection import Connection, connect
 from hub.ledger.publishing import TTL, publish
 from hub.ledger.streams import StreamSizes, provision
@@ -197,6 +198,10 @@ class Bench:
         """Everything both streams hold."""
         login = self.natsd.hub
         return await read_streams(self.natsd.url, user=login.user, password=login.password)
+
+    async def feeds(self) -> list[Shown]:
+        """What applications are shown of conversations."""
+        return await read_feeds(self._connection)
 
     async def end(self) -> None:
         """End every process that was started, the last one first."""

@@ -116,7 +116,9 @@ def credentials(fake: FakeWecom, corp: int) -> dict[str, Any]:
     }
 
 
-def accounts_file(fake: FakeWecom, corps: int, kf: int, members: int) -> str:
+def accounts_file(
+    fake: FakeWecom, corps: int, kf: int, members: int, *, unknown_after: str = "10m"
+) -> str:
     """An accounts.toml: in each corp an application, so many accounts of customer service and so
     many members who serve customers."""
     lines = ["version = 1"]
@@ -138,7 +140,8 @@ def accounts_file(fake: FakeWecom, corps: int, kf: int, members: int) -> str:
         for number in range(1, members + 1):
             own = {"app": f'"{app}"', "userid": f'"m{number}"'}
             lines += _account(f"{app}-m{number}", "wecom-member", **own)
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return text.replace("[accounts.wecom]", f'unknown_after = "{unknown_after}"\n[accounts.wecom]')
 
 
 def _account(name: str, provider: str, **settings: str) -> list[str]:
