@@ -144,5 +144,8 @@ class AccountHost(HostShell):
         asked = _decode_asked(payload)
         assert self.runner is not None
         provider = self.runner.provider_of(asked.account)
-        reply = Reply(404) if provider is None else await provider.callback(asked.callback)
+        if provider is not None:
+            reply = await provider.callback(asked.callback)
+        else:  # ours to answer for, but not now: whoever asks is to ask again
+            reply = Reply(503 if asked.account in self.runner.configs else 404)
         return msgspec.msgpack.encode(reply)

@@ -91,6 +91,7 @@ class AccountRunner:
         self._make = make
         self._channels = tuple(sorted({account.channel for account in accounts}))
         self._reader: IntakeReader | None = None
+        self._leaving_us: set[int] = set()  # partitions that are being given up
         self._providers: dict[str, tuple[Provider, Mailbox]] = {}
         """By the account's name."""
         self._inbox: deque[Letter] = deque()
@@ -175,11 +176,12 @@ class AccountRunner:
         await self._stopped.wait()
 
     def provider_of(self, account: str) -> Provider | None:
-        """The provider of an account that is served here, for a request of the other side."""
+        """Of an account that is served here, for a request of the other side; None: not now."""
         home = self._home(account)
-        if home is None or home.lost or self._account(home, account) is None:
+        if home is None or home.lost or home.number in self._leaving_us:
             return None
-        return self._providers[account][0]
+        served = self._account(home, account) is not None and account in self._providers
+        return self._providers[account][0] if served else None
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """The accounts in memory: what waits, what is open, their connection and circuit."""
@@ -302,6 +304,7 @@ class AccountRunner:
             drain_s = 0.0
             for account in partition.accounts.values():
                 self._providers[account.name][1].closed = True
+        self._leaving_us.add(number)
         accounts = list(partition.accounts.values())
         mailboxes = await asyncio.gather(*(self._disconnect(a, drain_s) for a in accounts))
         await self._settle(partition)
@@ -311,6 +314,7 @@ class AccountRunner:
             self._dirty.pop(name, None)
             self._leaving.pop(name, None)
         self.partitions.pop(number, None)
+        self._leaving_us.discard(number)
 
     # ---- the loop --------------------------------------------------------------------------------
 

@@ -115,3 +115,25 @@ async def test_what_stays_at_a_broken_account_costs_no_turn_after_turn(bench: Be
     events.link(Link(10))
     await bench.until(lambda: len(bench.told()) == 2)
     assert bench.log == [("main", "shop:a:1"), ("main", "shop:b:1")]
+
+
+@scene()
+async def test_nobody_is_asked_of_an_account_that_is_being_given_up(bench: Bench) -> None:
+    """A demo: callbacks that came while a partition was released found no provider, and failed."""
+    await bench.until(lambda: "sms" in bench.providers)
+    provider, gate = bench.providers["sms"], asyncio.Event()
+    assert bench.runner.provider_of("sms") is provider
+
+    async def stop(drain_s: float) -> None:
+        await gate.wait()
+
+    provider.stop = stop  # type: ignore[method-assign]
+    (number,) = (n for n, p in bench.runner.partitions.items() if "sms" in p.accounts)
+    released = asyncio.create_task(bench.runner.release([number]))
+    await asyncio.sleep(1)
+    assert not released.done()
+    assert bench.runner.provider_of("sms") is None
+    gate.set()
+    await released
+    assert bench.runner.provider_of("sms") is None
+    assert bench.providers["sms"] is provider  # no other was made meanwhile
