@@ -320,6 +320,9 @@ async def test_what_the_control_interface_does_not_know_is_told() -> None:
             ("customer-writes", {"text": "hi"}, "external_userid"),
             ("fault", {"kind": "no-such"}, "no-such"),
             ("advance", {"corp_id": "no-such"}, "corp"),
+            ("create-group", {"owner": "nobody"}, "nobody"),
+            ("add-contact", {"userid": "nobody"}, "nobody"),
+            ("agent", {"userid": "m1", "external_userid": "c1", "do": "dance"}, "dance"),
         ):
             with pytest.raises(FakeError, match=told):
                 await fake.do(name, **body)

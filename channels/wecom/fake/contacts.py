@@ -258,7 +258,7 @@ class Contacts:
     def add_contact(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
         """{userid, external_userid?, state?, half?}: a customer adds a member. Gives the
         welcome_code, None when the console has a welcome text or they know each other."""
-        userid = body["userid"]
+        userid = corp.members[body["userid"]].id
         customer = body.get("external_userid") or self._world.new_id("wmfake")
         now_ms = self._world.clock.now_ms()
         contact = corp.contacts.setdefault(customer, Contact(customer))

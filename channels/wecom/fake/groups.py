@@ -184,7 +184,7 @@ class Groups:
 
     def create(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
         """{owner, name?, members?}: a member makes a group in the client."""
-        group = self._made(corp, body["owner"], body.get("name", ""))
+        group = self._made(corp, corp.members[body["owner"]].id, body.get("name", ""))
         for name in body.get("members", []):
             self._enter(corp, group, name, scene=0)
         return {"chat_id": group.id}

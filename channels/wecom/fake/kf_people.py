@@ -89,7 +89,7 @@ class KfPeople:
     def agent(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
         """{userid, external_userid, open_kfid?, do: accept | transfer | end | reopen, to?}."""
         kf, account = self._account(corp, body)
-        customer, userid, do = body["external_userid"], body["userid"], body["do"]
+        customer, userid, do = body["external_userid"], corp.members[body["userid"]].id, body["do"]
         session = account.sessions.setdefault(customer, Session())
         fields: dict[str, Any]
         if do == "accept":
@@ -104,6 +104,8 @@ class KfPeople:
             session.state, session.servicer = ENDED, ""
             code = kf.new_code(account.id, customer, "end")
             fields = {"change_type": 3, "old_servicer_userid": userid, "msg_code": code}
+        elif do != "reopen":
+            raise KeyError(do)
         else:
             session.state, session.servicer = HUMAN, userid
             fields = {"change_type": 4, "new_servicer_userid": userid}
