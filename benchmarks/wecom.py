@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmarks.figures import figures
 from benchmarks.send_rate import Row
 from benchmarks.wecom_callbacks import measure_callbacks
+from benchmarks.wecom_endpoint import measure_endpoint
 from benchmarks.wecom_kill import measure_wecom_kill
 from benchmarks.wecom_rate import measure_rate
 from benchmarks.wecom_welcome import measure_welcome
@@ -28,6 +29,7 @@ PARTS: dict[str, Callable[[Console, argparse.Namespace], Awaitable[list[Row]]]] 
     "callbacks": measure_callbacks,
     "welcome": measure_welcome,
     "kill": measure_wecom_kill,
+    "endpoint": measure_endpoint,
 }
 
 
