@@ -185,7 +185,7 @@ class HttpSender:
         try:
             outcome = await self._send(submission)
         except NotSent as error:
-            self._down(error.message, config=False)
+            self.down(error.message, config=False)
             return Answer("retry", code=error.code)
         except Unanswered as error:
             return Answer("unknown", code=error.code)
@@ -197,10 +197,11 @@ class HttpSender:
             return Answer("unknown", code="internal")
         self._backoff_s = BACKOFF_FIRST_S
         if outcome.stop:
-            self._down(outcome.stop, config=True)
+            self.down(outcome.stop, config=True)
         return outcome.answer
 
-    def _down(self, reason: str, *, config: bool) -> None:
+    def down(self, reason: str, *, config: bool) -> None:
+        """Requests cannot leave (or, `config`, lead nowhere), as one of them or its owner found."""
         if self._recovery is not None or not self._started:
             return
         _log.warning("http.down", account=self._account, reason=reason, config=config)

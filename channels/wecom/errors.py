@@ -186,8 +186,17 @@ def answer_of(error: TactError, clock: Clock) -> Answer:
     return Answer("failed", failure=verdict.failure, code=code)
 
 
+STOPS: Final[dict[int, str]] = {
+    40001: "the secret is wrong",
+    40013: "corp_id is wrong",
+    48002: "the application may not call this API",
+    60020: "this host's IP address is not among the application's trusted ones",
+}
+"""What is wrong, for the codes that are met most."""
+
+
 def stop_of(error: TactError) -> str:
     """Why nothing of this account will work until a person acts, for `Outcome.stop`; else ""."""
     if isinstance(error, WecomError) and error.verdict.stop:
-        return f"WeCom refuses with {error.errcode}: see its console"
+        return f"WeCom refuses with {error.errcode}: {STOPS.get(error.errcode, 'see its console')}"
     return ""

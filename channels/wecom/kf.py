@@ -34,7 +34,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from channels.http import MALFORMED
+from channels.http import MALFORMED, NotSent
 from channels.provider import (
     Answer,
     Bundle,
@@ -59,6 +59,7 @@ from channels.wecom.kf_reader import KfReader
 from hub.clock import Clock
 from hub.contract.times import parse_rfc3339, rfc3339
 from hub.contract.types import Delivery
+from hub.errors import TactError
 
 __all__ = ["KfConfig", "KfProvider", "check"]
 
@@ -117,7 +118,9 @@ class KfProvider:
         self._clock = clock
         self._account = account
         self._client = client or WecomClient(settings, clock, chance, counted=self._count)
-        self._reader = KfReader(settings, self._client, events, clock, chance, account)
+        self._reader = KfReader(
+            settings, self._client, events, clock, chance, account, failed=self._not_read
+        )
         self._sender = HttpSender(
             self._send,
             client=self._client,
@@ -195,6 +198,13 @@ class KfProvider:
                 raise
             self._count("kf_had_arrived")
         return Answer("accepted", provider_ids=(msgid,))
+
+    def _not_read(self, error: TactError) -> None:
+        """What keeps it from reading keeps it from sending too, and may show there only."""
+        if isinstance(error, NotSent):
+            self._sender.down(error.message, config=False)
+        elif stop := stop_of(error):
+            self._sender.down(stop, config=True)
 
     # ---- sessions ------------------------------------------------------------------------------
 

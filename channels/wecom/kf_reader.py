@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import random
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -78,9 +78,13 @@ class KfReader:
         clock: Clock,
         chance: random.Random,
         account: str,
+        *,
+        failed: Callable[[TactError], None] = lambda error: None,
     ) -> None:
+        """`failed` is told of each try that failed."""
         self._config = config
         self._client = client
+        self._failed = failed
         self._events = events
         self._clock = clock
         self._chance = chance
@@ -256,13 +260,19 @@ class KfReader:
             self._failing = code
             _log.warning("kf.reading-fails", account=self._account, reason=code)
         self._count("kf_failed")
+        self._failed(error)
         wait_s = backoff_s * (0.5 + self._chance.random() / 2)
         told_ms = error.retry_after_ms or 0
         if isinstance(error, WecomError):
             told_ms = error.verdict.retry_after_ms or 0
         if (until_ms := error.facts.get("until_ms")) is not None:
             told_ms = until_ms - self._clock.now_ms()
-        await asyncio.sleep(max(wait_s, min(told_ms / 1_000, PAUSE_MAX_S)))
+        self._something.clear()
+        least_s = max(min(wait_s, BACKOFF_FIRST_S), min(told_ms / 1_000, PAUSE_MAX_S))
+        await asyncio.sleep(least_s)
+        with contextlib.suppress(TimeoutError):  # a hint in the rest of it says that WeCom is back
+            async with asyncio.timeout(wait_s - least_s):
+                await self._something.wait()
 
     def _works(self) -> None:
         if self._failing:

@@ -54,12 +54,15 @@ class Client:
         self.answers: dict[str, list[Any]] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.closed = False
+        self.unreadable: Exception | None = None
 
     async def call(
         self, name: str, body: Mapping[str, Any] | None = None, **query: str
     ) -> dict[str, Any]:
         await asyncio.sleep(0.01)
         if name == "kf/sync_msg":
+            if self.unreadable is not None:
+                raise self.unreadable
             return {"msg_list": [], "next_cursor": ""}
         self.calls.append((name, dict(body or {})))
         answer = self.answers.get(name, [{}]).pop(0)
@@ -81,6 +84,7 @@ class Ear:
         self.answers: list[Answer] = []
         self.bundles: list[Bundle] = []
         self.counts: list[str] = []
+        self.links: list[Link] = []
         self.stores = True
 
     def answered(self, delivery: str, answer: Answer) -> None:
@@ -99,7 +103,7 @@ class Ear:
         stored(self.stores)
 
     def link(self, link: Link) -> None:
-        pass
+        self.links.append(link)
 
     def counted(self, name: str, *labels: str) -> None:
         self.counts.append(labels[-1])
@@ -270,6 +274,26 @@ def test_what_cannot_be_sent_is_said_before(content: Any, to: str, failure: str)
             scene.provider.prepare(delivery(content, to))
         assert error.value.failure == failure
         assert "x" not in error.value.message.split()
+        await scene.provider.stop(0.0)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason", "config"),
+    [
+        (refused(40001), "WeCom refuses with 40001: the secret is wrong", True),
+        (NotSent("no connection: refused"), "no connection: refused", False),
+    ],
+)
+def test_what_only_the_reader_meets_is_told_of_the_account(
+    problem: Exception, reason: str, config: bool
+) -> None:
+    async def main(loop: VirtualLoop) -> None:
+        scene = Scene(loop)
+        scene.client.unreadable = problem
+        await asyncio.sleep(0.1)
+        assert scene.ear.links[-1] == Link(window=0, reason=reason, config=config)
         await scene.provider.stop(0.0)
 
     run(main)

@@ -299,6 +299,27 @@ def test_it_outlasts_whatever_fails_and_does_not_hammer() -> None:
     run(main)
 
 
+def test_a_hint_ends_a_pause_but_not_one_that_was_asked_for() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        scene = Scene(loop)
+        scene.kf.problems = [Unanswered("HTML")] * 8 + [refused(45009, until_ms=START_MS + 600_000)]
+        scene.start()
+        while len(scene.kf.asked) < 8:
+            scene.reader.hint("T")
+            await asyncio.sleep(0.1)
+        assert loop.time() < 15  # not the two minutes that eight failures are otherwise
+        scene.reader.hint("T")
+        await asyncio.sleep(5)
+        assert len(scene.kf.asked) == 9
+        for _ in range(100):
+            scene.reader.hint("T")
+            await asyncio.sleep(1)
+        assert len(scene.kf.asked) == 9
+        await scene.kill()
+
+    run(main)
+
+
 def test_a_token_that_is_refused_is_left_out() -> None:
     async def main(loop: VirtualLoop) -> None:
         scene = Scene(loop)
