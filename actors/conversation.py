@@ -434,9 +434,8 @@ class Conversation(Struct, gc=False):
         keep_ms = policy.archived(inbound.channel)
         if keep_ms is not None:
             self.effects.live(live.heard(inbound), keep_ms)
-        if policy.words is not None:
-            for event in words.alerts_of_inbound(inbound, policy, now):
-                self.effects.event(event)
+        for event in words.alerts_of_inbound(inbound, policy, now):
+            self.effects.event(event)
         if inbound.agent is not None:
             self._answered(inbound.channel)
             return

@@ -15,8 +15,8 @@ from hub.policy.rules import Question
 
 
 def alerts_of_inbound(inbound: Inbound, policy: Policy, now: int) -> Iterator[Event]:
-    """Of what a customer wrote, or a person on our side."""
-    if policy.words is None:
+    """Of what a customer wrote, or a person on our side; nobody writes the names of events."""
+    if policy.words is None or "event" in inbound.content:
         return
     for rule in policy.words.alerts(inbound.channel, inbound.content):
         yield Event(

@@ -52,14 +52,11 @@ SEND_MEMORY_MS = 7 * 24 * 3_600_000
 """A dispatch is remembered at least this long, for its receipts: the lifetime of a delivery."""
 CAP_LIMIT = 1_000
 """The largest `limit` of a cap."""
-WINDOWS = 32
-"""Accounts of one conversation whose windows are remembered; then the one longest unused goes, and
-is closed until the customer writes there again."""
 ADDRESSES = 16
 DND_SCOPES = 64
 CONVERSATION_ACCOUNTS = 32
 """Accounts of ours that one customer writes to and of which windows and waiting are remembered; of
-more, those she wrote to longest ago are forgotten."""
+more, those she wrote to longest ago are forgotten: her window there is closed until she writes."""
 REPLIES_REMEMBERED = 256
 """Reply rules of which one conversation remembers when they answered: as many as a policy has."""
 LOOK_AHEAD_MS = 366 * 24 * 3_600_000

@@ -24,7 +24,7 @@ def wrote(
     if before is not None and at < before[0]:
         return []
     waiting = [held for held in state.held if _waits(policy, state, held, channel, account)]
-    if before is None and len(state.windows) >= limits.WINDOWS:
+    if before is None and len(state.windows) >= limits.CONVERSATION_ACCOUNTS:
         del state.windows[min(state.windows, key=lambda name: state.windows[name][0])]
     since = 0
     for send in state.sends:  # newest first

@@ -173,10 +173,10 @@ def test_nothing_is_remembered_for_channels_without_windows() -> None:
 
 def test_of_many_accounts_those_written_to_last_are_remembered() -> None:
     state = ConversationState()
-    for number in range(limits.WINDOWS + 1):
+    for number in range(limits.CONVERSATION_ACCOUNTS + 1):
         windows.wrote(POLICY, state, "wecom", f"a{number}", NOW + number, NOW + number)
     windows.wrote(POLICY, state, "wecom", "a1", NOW + 99, NOW + 99)
-    assert len(state.windows) == limits.WINDOWS
+    assert len(state.windows) == limits.CONVERSATION_ACCOUNTS
     assert "wecom a0" not in state.windows
 
 

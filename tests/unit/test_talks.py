@@ -375,6 +375,8 @@ def test_forbidden_words_stop_intents_and_raise_alerts_without_a_word_of_them():
     ]  # fmt: skip
     assert "idden" not in str((alert, customer, agent))
     assert objects(hub.writes("nothing", "m3"), "hub.event.") == []
+    event = inbound("e1", {"event": "something_hidden", "state": "hidden"}, hub.now)
+    assert objects(hub.take("inbound", event), "hub.event.") == [], "nobody has written that"
 
 
 # ---- live feed -----------------------------------------------------------------------------------
