@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from zoneinfo import available_timezones
 
 import msgspec
@@ -215,16 +215,24 @@ def _convert(table: dict[str, Any], kind: type, place: str, also: str = "") -> A
     problem = problem[: at.start()] if at else problem
     unknown = _UNKNOWN.match(problem)
     if unknown is None:
+        if problem.startswith("Invalid enum value") and (words := get_args(_at(kind, inside))):
+            problem += f"; allowed: {', '.join(map(str, words))}"
         raise ConfigError(f"{place}: {inside}: {problem}" if inside else f"{place}: {problem}")
-    for step in filter(None, inside.split(".")):
-        kind = next(f.type for f in msgspec.structs.fields(kind) if f.encode_name == step)
-        kind = next((k for k in (*getattr(kind, "__args__", ()), kind) if _is_struct(k)), kind)
+    kind = _at(kind, inside)
     allowed = [f.encode_name for f in msgspec.structs.fields(kind) if f.encode_name != "settings"]
     near = get_close_matches(unknown[1], allowed, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
     key = f"{inside}.{unknown[1]}" if inside else unknown[1]
     listed = ", ".join(filter(None, [*allowed, also]))
     raise ConfigError(f"{place}: {key}: unknown key{hint}; allowed: {listed}")
+
+
+def _at(kind: Any, inside: str) -> Any:
+    """The type of a key within tables; None for one within a list."""
+    for step in filter(None, inside.split(".")):
+        kind = next((f.type for f in msgspec.structs.fields(kind) if f.encode_name == step), None)
+        kind = next((k for k in (*getattr(kind, "__args__", ()), kind) if _is_struct(k)), kind)
+    return kind
 
 
 def _is_struct(kind: Any) -> bool:

@@ -238,6 +238,7 @@ def checked_url(url: str, key: str) -> str:
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         # Other scripts are written as they are sent (xn--, %E4): what is checked is what is used.
         valid = valid and url.isascii() and url.isprintable() and " " not in url
+        (parts.hostname or "").encode("idna")  # as whoever looks the name up will
     except ValueError:
         valid = False
     if not valid:

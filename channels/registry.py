@@ -151,7 +151,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "channels.wecom.app",
         "AppConfig",
         "AppProvider",
-        "at most once; within 30 minutes WeCom drops a request that repeats another exactly",
+        _ONCE,
         limits={"recipient": ("30/min", "1000/h")},  # WeCom drops what is beyond without a word
         named=True,
         joined=_WECOM_JOINED,

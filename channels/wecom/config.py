@@ -75,8 +75,8 @@ class AppConfig(WecomConfig, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     collect: str = "100ms"
     """Deliveries of the same content are collected for so long into one request (0s: not)."""
     duplicate_check: str = "30m"
-    """WeCom drops a request whose JSON is the same as another's within this time (0s: it does
-    not; at most 4h)."""
+    """Of cards that a member answers WeCom drops a repeat within this time (0s: it does not; at
+    most 4h). Other messages may be meant twice."""
 
 
 class KfConfig(WecomConfig, forbid_unknown_fields=True, kw_only=True, frozen=True):

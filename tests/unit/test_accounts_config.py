@@ -161,6 +161,14 @@ def test_accounts_share_the_credentials_of_their_application() -> None:
         ),
         ([("kf", "wecom-kf", 'app = "crm"')], "open_kfid"),
         (
+            [("li", "wecom-member", 'app = "crm"\nuserid = "li"\nrule = "weekly"')],
+            "wecom: rule: Invalid enum value 'weekly'; allowed: monthly_days, weekly_7, daily_1",
+        ),
+        (
+            [("kf", "wecom-kf", 'app = "crm"\nopen_kfid = "wk1"\nbase_url = "https://a..b"')],
+            "base_url must be a URL",
+        ),
+        (
             [(name, "wecom-kf", 'app = "crm"\nopen_kfid = "wk1"') for name in ("kf", "kf2")],
             "kf2: account kf is the same already",
         ),
