@@ -27,8 +27,8 @@ def describe(key: str, state: ConversationState, policy: Policy, now: int) -> di
         else {"agent": state.agent, "until": _until(state.takeover)},
         "last_inbound_at": rfc3339(state.inbound) if state.inbound else None,
         "waits_for_answer": [
-            {**_place(place), "since": rfc3339(since), "reminders": given}
-            for place, (since, given) in state.waiting.items()
+            {**_place(place), "since": rfc3339(waits[0]), "reminders": waits[1]}
+            for place, waits in state.waiting.items()
         ],
         "windows": [
             {**_place(place), "last_inbound_at": rfc3339(wrote), "dispatches_since": count}

@@ -1,7 +1,8 @@
 """Reminders: a customer has written and nobody has answered.
 
-`ConversationState.waiting` has, by "<channel> <account>", since when she waits and how many
-reminders were given; the conversation's wake-up covers the next. Pure words and times; the
+`ConversationState.waiting` has, by "<channel> <account>", since when she waits, how many reminders
+were given, and how long after that the last of them was due: those behind it are left, whatever
+policy is in force by then. The conversation's wake-up covers the next. Pure words and times; the
 conversation tells the events. Source: docs/policy.md, "Reminders".
 """
 
@@ -51,10 +52,10 @@ def answered(state: ConversationState, channel: str) -> None:
 def next_due(state: ConversationState, policy: Policy) -> int:
     """When the next reminder is due; NEVER when none is left."""
     due = NEVER
-    for place, (since, given) in state.waiting.items():
-        steps = _steps(policy, place)
-        if given < len(steps):
-            due = min(due, since + steps[given].after_ms)
+    for place, waits in state.waiting.items():
+        left = _left(policy, place, waits)
+        if left:
+            due = min(due, waits[0] + left[0].after_ms)
     return due
 
 
@@ -62,11 +63,11 @@ def due_events(key: str, state: ConversationState, policy: Policy, now: int) -> 
     """The reminders that are due, counted as given."""
     for place, waits in state.waiting.items():
         channel, _, account = place.partition(" ")
-        since, given = waits
-        for step in _steps(policy, place)[given:]:
+        since = waits[0]
+        for step in _left(policy, place, waits):
             if since + step.after_ms > now:
                 break
-            waits[1] += 1
+            waits[1:] = [waits[1] + 1, step.after_ms]
             yield Event(
                 event_id("waiting", key, place, step.rule, str(since), str(step.level)),
                 "waiting",
@@ -88,8 +89,14 @@ def event_id(kind: str, *about: str) -> str:
     return f"{kind}-{hashlib.blake2b(chr(10).join(about).encode(), digest_size=16).hexdigest()}"
 
 
+def _left(policy: Policy, place: str, waits: list[int]) -> list[_Step]:
+    """The reminders that are still to be given there. Those of one moment are given together."""
+    last = waits[2] if len(waits) > 2 else 0
+    return [step for step in _steps(policy, place) if step.after_ms > last]
+
+
 def _steps(policy: Policy, place: str) -> list[_Step]:
-    """All reminders there in the order of time: a count says how many were given."""
+    """All reminders there in the order of time."""
     steps = []
     channel, _, account = place.partition(" ")
     for rule in policy.reminders:

@@ -43,11 +43,14 @@ class LiveFeeds:
                 shown[each.message.id, each.message.customer].append(each)
         for handed in history.deliveries:
             delivery = handed.delivery
-            if not _archived(history.policy_of(delivery), delivery.channel):
-                continue
+            policies = [history.policy_of(delivery)]
+            if not delivery.category:  # an operation: which policy was in force is not told
+                policies = list(history.policies.values())
+            archived = {_archived(policy, delivery.channel) for policy in policies}
             mine = shown.get((delivery.id, delivery.customer))
-            if not mine:
+            if archived == {True} and not mine:
                 yield about_delivery(self.promise, "delivery-not-shown", handed)
+            if archived == {False} or not mine:
                 continue
             one = mine.pop(0).message
             same = (one.account, one.channel, one.app, one.at, _read(one.content)) == (

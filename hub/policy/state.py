@@ -108,8 +108,8 @@ class Talks(Struct, array_like=True, gc=False):
     replied: dict[str, int] = field(default_factory=dict)
     """Reply rule to when it last answered, for its `every`."""
     waiting: dict[str, list[int]] = field(default_factory=dict)
-    """By `window_key`: since when a message of the customer is unanswered, and the reminders
-    given."""
+    """By `window_key`: since when a message of the customer is unanswered, the reminders given
+    and, if any was, how many ms after that the last of them was due."""
 
 
 class ConversationState(Struct, array_like=True, gc=False):

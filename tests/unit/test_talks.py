@@ -17,7 +17,7 @@ from hub.checkers import LiveFeeds, Shown, check_all
 from hub.contract.subjects import partition_of
 from hub.contract.times import rfc3339
 from hub.ledger.port import Entry, IntakeMessage, PartitionImage
-from hub.policy.document import parse_policy
+from hub.policy.document import parse_policy, policy_version
 from hub.policy.policy import Policy
 from hub.policy.state import unpack_state, window_key
 from hub.service.simulate import simulate
@@ -337,6 +337,19 @@ def test_reminders_and_held_intents_wake_at_their_own_times():
     assert objects(hub.wait(5 * MINUTE_MS), "hub.event.")
 
 
+def test_another_policy_does_not_repeat_a_reminder():
+    """Which were given goes by their time: a new rule that is sooner shifts none of the others."""
+    hub = Hub(REMINDERS)
+    hub.writes("hello?")
+    (first,) = objects(hub.wait(15 * MINUTE_MS), "hub.event.")
+    sooner = '[[reminders]]\nname = "sooner"\nafter = "5m"\napp = "desk"\n'
+    hub.policy = policy(REMINDERS, sooner)
+    hub.writes("hello??", "m2")
+    (second,) = objects(hub.wait(HOUR_MS), "hub.event.")
+    assert [each["level"] for each in (first, second)] == [1, 2]
+    assert second["at"] == rfc3339(NOW + 25 * MINUTE_MS)
+
+
 def test_a_customer_s_page_says_where_she_waits_and_what_may_still_be_sent():
     hub = Hub(REMINDERS, WINDOW)
     hub.writes("hello?")
@@ -555,6 +568,14 @@ def test_the_checker_of_feeds_is_silent_and_finds_every_line_that_is_wrong():
         other = msgspec.structs.replace(right[0].message, **wrong)
         recorder.shown = [Shown(1, other), *right[1:]]
         assert kinds(LiveFeeds(), recorder.history()) == {"shown-otherwise"}
+
+
+def test_the_checker_of_feeds_knows_not_under_which_policy_an_operation_left():
+    recorder = talking()
+    recorder.publish("command", command("kf.transfer", "k1"))
+    history, other = recorder.history(), policy().document
+    history.policies = {**history.policies, policy_version(other): other}
+    assert check_all(history) == []
 
 
 def test_a_conversation_that_uses_none_of_it_keeps_nothing_of_it():
