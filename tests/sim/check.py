@@ -8,19 +8,21 @@ from collections import Counter
 import msgspec
 
 from actors.partition import Partition
-from hub.checkers import Handed, History, Published, Told, check_all
+from hub.checkers import Handed, History, Published, Shown, Told, check_all
 from hub.checkers.records import follows
 from hub.contract.decode import decode
-from hub.contract.types import Delivery, Intent, Outcome
+from hub.contract.types import AccountOrder, Delivery, Intent, LiveMessage, Outcome
 from tests.sim.logs import log_violations
 from tests.sim.recording import Recorder, compare
 from tests.sim.scenario import scenario
+from tests.sim.talk_rules import order_violations
 from tests.sim.world import World, tuned
 from tests.support.model import Replayed, Streams, decode_record
 from tests.support.virtual_loop import Hang, VirtualLoop, run
 
 _outcomes = msgspec.json.Decoder(list[Outcome] | Outcome).decode
 _deliveries = msgspec.json.Decoder(list[Delivery] | Delivery).decode
+_shown = msgspec.json.Decoder(list[LiveMessage] | LiveMessage).decode
 
 
 def simulate(seed: int) -> World:
@@ -51,8 +53,16 @@ def violations(world: World) -> list[str]:
         *world.broken,
         *map(str, check_all(history, acknowledged)),
         *log_violations(world, int, _held_by),
-        *compare(world.streams, world.recorder),
+        *compare(world.streams, world.recorder, world.rules),
+        *(world.rules.end() if world.rules is not None else ()),
+        *_orders(history),
     ]
+
+
+def _orders(history: History) -> list[str]:
+    published = [each.message for each in history.published]
+    orders = [message for message in published if isinstance(message, AccountOrder)]
+    return order_violations(orders, (told.outcome for told in history.outcomes))
 
 
 def history_of(world: World) -> History:
@@ -62,7 +72,7 @@ def history_of(world: World) -> History:
         for m in world.streams.intake
         for index, message in enumerate(decode(m.lane, m.source, m.payload, m.packed))
     ]
-    told, handed = [], []
+    told, handed, feeds = [], [], []
     for stored in world.streams.ledger:
         kind = stored.subject.split(".")[1]
         if kind == "outcome":
@@ -71,8 +81,11 @@ def history_of(world: World) -> History:
         elif kind == "out":
             for index, delivery in enumerate(_several(_deliveries(stored.payload))):
                 handed.append(Handed(stored.sequence, stored.stored_ms, delivery, index))
+        elif kind == "live":
+            for index, shown in enumerate(_several(_shown(stored.payload))):
+                feeds.append(Shown(stored.sequence, shown, index))
     documents = world.documents[: world.policies_used]
-    return History(published, told, handed, documents, world.clock.now_ms())
+    return History(published, told, handed, documents, world.clock.now_ms(), feeds)
 
 
 def _several(found: list | object) -> list:

@@ -16,15 +16,25 @@ import msgspec
 from actors.batch import Batch
 from actors.conversation import BodyRef, Conversation
 from actors.turn import Turn, Work
-from hub.contract.decode import Rejection, content_for, decode
-from hub.contract.subjects import account_partition, delivery_subject, partition_of
+from hub.contract.decode import Message, Rejection, content_for, decode
+from hub.contract.subjects import (
+    account_partition,
+    delivery_subject,
+    event_subject,
+    live_subject,
+    outcome_subject,
+    partition_of,
+)
 from hub.contract.times import rfc3339
-from hub.contract.types import Delivery, Outcome, Receipt
+from hub.contract.types import Delivery, LiveMessage, Outcome, Receipt
+from hub.contract.types import Event as Happened
 from hub.ledger.port import IntakeMessage
 from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, unpack_state
+from tests.sim.talk_rules import Said, TalkRules
 from tests.support.model import Streams, decode_record
 
+_encode = msgspec.json.Encoder().encode
 _objects = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _content = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -90,19 +100,40 @@ class _Effects:
     def __init__(self, partitions: int) -> None:
         self.outcomes: dict[str, list[bytes]] = defaultdict(list)
         self.deliveries: dict[str, Counter[bytes]] = defaultdict(Counter)
+        self.events: dict[str, list[bytes]] = defaultdict(list)
+        self.feeds: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        """What is in each, and for how many seconds."""
+        self.said: list[Said] = []
+        """All of it since somebody emptied it."""
+        self.urgent = False
         self._partitions = partitions
         self._bodies: list[bytes] = []
 
     def outcome(self, outcome: Outcome, category: str) -> None:
-        self.outcomes[f"hub.outcome.{outcome.app}"].append(msgspec.json.encode(outcome))
+        self.outcomes[outcome_subject(outcome.app)].append(_encode(outcome))
+        self.said.append(outcome)
 
     def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
-        if parked is not None:
-            body = _content(self._bodies[parked.index])
-            delivery.content = content_for(body, delivery.channel)
+        self._fetch(delivery, parked)
         number = account_partition(delivery.account, self._partitions)
         subject = delivery_subject(delivery.channel, number)
-        self.deliveries[subject][msgspec.json.encode(delivery)] += 1
+        self.deliveries[subject][_encode(delivery)] += 1
+        self.said.append(delivery)
+
+    def event(self, event: Happened) -> None:
+        self.events[event_subject(event.app)].append(_encode(event))
+        self.said.append(event)
+
+    def live(self, message: LiveMessage, keep_ms: int, parked: BodyRef | None = None) -> None:
+        self._fetch(message, parked)
+        kept = max(1, keep_ms // 1000), _encode(message)
+        self.feeds[live_subject(message.account)].append(kept)
+        self.said.append(message)
+
+    def _fetch(self, message: Delivery | LiveMessage, parked: BodyRef | None) -> None:
+        if parked is not None:
+            body = _content(self._bodies[parked.index])
+            message.content = content_for(body, message.channel)
 
     def park(self, content: bytes, expires: int) -> BodyRef:
         self._bodies.append(content)
@@ -113,17 +144,21 @@ class _Effects:
 
 
 class Alone:
-    """All partitions, decided in one place in the order of the ledger."""
+    """All partitions, decided in one place in the order of the ledger.
 
-    def __init__(self, partitions: int) -> None:
+    `rules` look at every step of it.
+    """
+
+    def __init__(self, partitions: int, rules: TalkRules | None = None) -> None:
         self.partitions = partitions
+        self.rules = rules
         self.states: dict[str, ConversationState] = {}
         self.effects = _Effects(partitions)
 
     def decide(self, number: int, events: Iterable[Event]) -> None:
         for event in events:
             if event.message is None:
-                self._conversation(event.key, event).wake(event.at_ms)
+                self._step(event.key, event, None, 0)
             else:
                 self._receive(number, event, event.message)
 
@@ -137,14 +172,26 @@ class Alone:
                 rejection = Rejection(reason, name, item.customer)
                 self._reject(message.source, rejection, event.at_ms)
             else:
-                conversation = self._conversation(item.customer, event)
-                if 0 < conversation.state.wake <= event.at_ms:
-                    conversation.wake(event.at_ms)
-                conversation.receive(item, message.stored_ms, event.at_ms)
+                if 0 < self._state(item.customer).wake <= event.at_ms:
+                    self._step(item.customer, event, None, 0)
+                self._step(item.customer, event, item, message.stored_ms)
 
-    def _conversation(self, key: str, event: Event) -> Conversation:
-        state = self.states.setdefault(key, ConversationState())
-        return Conversation(key, state, event.policy, self.effects)
+    def _step(self, key: str, event: Event, item: Message | None, accepted: int) -> None:
+        """One conversation takes a message, or is woken."""
+        state, effects, rules = self._state(key), self.effects, self.rules
+        conversation = Conversation(key, state, event.policy, effects)
+        if rules is not None:
+            effects.said.clear()
+            rules.before(key, state, item, event.at_ms, event.policy)
+        if item is None:
+            conversation.wake(event.at_ms)
+        else:
+            conversation.receive(item, accepted, event.at_ms)
+        if rules is not None:
+            rules.after(state, effects.said)
+
+    def _state(self, key: str) -> ConversationState:
+        return self.states.setdefault(key, ConversationState())
 
     def _reject(self, source: str, rejection: Rejection, at_ms: int) -> None:
         self.effects.outcome(
@@ -160,17 +207,28 @@ class Alone:
         )
 
 
-def compare(streams: Streams, recorder: Recorder) -> list[str]:
-    """Every difference between the ledger and the same decisions made alone."""
-    alone = Alone(streams.partitions)
+def compare(streams: Streams, recorder: Recorder, rules: TalkRules | None = None) -> list[str]:
+    """Every difference between the ledger and the same decisions made alone.
+
+    `rules` find what is wrong with those decisions themselves.
+    """
+    alone = Alone(streams.partitions, rules)
     outcomes: dict[str, list[bytes]] = defaultdict(list)
     deliveries: dict[str, Counter[bytes]] = defaultdict(Counter)
+    events: dict[str, list[bytes]] = defaultdict(list)
+    feeds: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
     for stored in streams.ledger:
         kind = stored.subject.split(".")[1]
         if kind == "outcome":
             outcomes[stored.subject].extend(_members(stored.payload))
         elif kind == "out":
             deliveries[stored.subject].update(_members(stored.payload))
+        elif kind == "event":
+            events[stored.subject].extend(_members(stored.payload))
+        elif kind == "live":
+            assert stored.expires_ms is not None, "a feed that is kept for ever"
+            kept_s = (stored.expires_ms - stored.stored_ms) // 1000
+            feeds[stored.subject].extend((kept_s, each) for each in _members(stored.payload))
         elif kind == "log":
             record = decode_record(stored.payload)
             number = int(stored.subject.split(".")[2])
@@ -186,6 +244,8 @@ def compare(streams: Streams, recorder: Recorder) -> list[str]:
     return [
         *_differences("outcomes", expected.outcomes, outcomes),
         *_differences("deliveries", expected.deliveries, deliveries),
+        *_differences("events", expected.events, events),
+        *_differences("feeds", expected.feeds, feeds),
     ]
 
 

@@ -17,17 +17,14 @@ import msgspec
 from hub import limits
 from hub.contract.subjects import CHANNELS, partition_of
 from hub.contract.times import EPOCH, parse_rfc3339, rfc3339
+from tests.sim.drawing import ADDRESSES, APPS, GATEWAY, HOUR_MS, MINUTE_MS, Publication, some
+from tests.sim.talks import FAR_MS, Talks, draws_talks
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
 ZONES = ("Asia/Shanghai", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC")
 CATEGORIES = ("ad", "note", "otp")
-APPS = ("shop", "bot", "crm")
-GATEWAY = "gateway"
 STARTS = ("2026-10-24T10:00Z", "2026-03-28T18:00Z", "2026-12-31T05:00Z", "2027-02-27T12:00Z")
 """Around clock changes and the ends of weeks, months and a year."""
 NEVER = "9999-12-31T23:59:59Z"
-ADDRESSES = {"wecom": "w-1", "sms": "+8613800000000", "push": "token"}
 
 REQUEST_FAULTS = {
     "commit": ("lose-request", "lose-reply", "late", "crash-before", "crash-after", "pause"),
@@ -41,20 +38,6 @@ REQUEST_FAULTS = {
 }
 COUNTS = {"commit": 60, "claim": 60, "read": 150, "publish": 60, "snapshot": 30, "bodies": 8}
 """About how often a place is passed in a scenario: its faults are drawn from the first so many."""
-
-
-class Publication(NamedTuple):
-    """One message to INTAKE; it is published until it is acknowledged."""
-
-    at_s: float
-    lane: str
-    source: str
-    key: str
-    payload: bytes
-    packed: bool = False
-    msg_id: str | None = None
-    again: bool = False
-    """Published a second time by an application that has forgotten."""
 
 
 class Trouble(NamedTuple):
@@ -75,6 +58,8 @@ class Scenario:
     policies: list[dict[str, Any]]
     """The first from the start; the next when a `policy` trouble comes."""
     publications: list[Publication]
+    talks: Talks | None
+    """Who goes on talking when something happens; None: nobody does."""
     releases: list[Publication]
     """At the end: nobody may be left whom only a command could release."""
     troubles: list[Trouble]
@@ -101,14 +86,23 @@ def scenario(seed: int) -> Scenario:
     # The number of a combined send's delivery is its channel's place in the route at arrival.
     for name, category in policies[1]["categories"].items():
         category["route"] = policies[0]["categories"][name]["route"]
-    world = _World(chance, start_ms, partitions)
+    talks = Talks(seed) if draws_talks(seed) else None
+    if talks is not None:
+        for policy in policies:
+            talks.add_tables(policy)
+    windows = any("windows" in policy for policy in policies)
+    world = _World(chance, start_ms, partitions, rfc3339(start_ms + FAR_MS) if windows else NEVER)
+    publications = world.publications(bursts)
+    if talks is not None:
+        publications += talks.publications(bursts, start_ms, partitions, world.customers)
     return Scenario(
         seed=seed,
         start_ms=start_ms,
         partitions=partitions,
         hosts=2,
         policies=policies,
-        publications=world.publications(bursts),
+        publications=publications,
+        talks=talks,
         releases=world.releases(),
         troubles=draw_troubles(chance, bursts, "policy"),
         faults=_faults(chance),
@@ -123,8 +117,8 @@ def scenario(seed: int) -> Scenario:
 
 def _policy(chance: random.Random, start_ms: int) -> dict[str, Any]:
     categories: dict[str, dict[str, Any]] = {
-        "ad": {"route": _some(chance, CHANNELS), "priority": 3},
-        "note": {"route": _some(chance, CHANNELS), "priority": 6},
+        "ad": {"route": some(chance, CHANNELS), "priority": 3},
+        "note": {"route": some(chance, CHANNELS), "priority": 6},
         "otp": {"route": ["sms"], "priority": 9, "bypass": ["cap", "gap", "quiet", "presence"]},
     }
     for name in ("ad", "note"):
@@ -147,11 +141,11 @@ def _policy(chance: random.Random, start_ms: int) -> dict[str, Any]:
             if rule["on"] == "drop":
                 rule.pop("spread", None)
             if chance.random() < 0.6:
-                rule["categories"] = _some(chance, ("ad", "note"))
+                rule["categories"] = some(chance, ("ad", "note"))
             if chance.random() < 0.2:
-                rule["channels"] = _some(chance, CHANNELS)
+                rule["channels"] = some(chance, CHANNELS)
             if chance.random() < 0.2:
-                rule["apps"] = _some(chance, APPS)
+                rule["apps"] = some(chance, APPS)
     return {
         "version": 1,
         "timezone": chance.choice(ZONES),
@@ -186,10 +180,6 @@ def _quiet(chance: random.Random, start_ms: int) -> dict[str, Any]:
     return quiet
 
 
-def _some(chance: random.Random, values: tuple[str, ...]) -> list[str]:
-    return chance.sample(values, chance.randint(1, len(values)))
-
-
 # ---- what the world publishes --------------------------------------------------------------------
 
 
@@ -201,13 +191,16 @@ class _World:
         chance: random.Random,
         start_ms: int,
         partitions: int,
+        never: str = NEVER,
     ) -> None:
+        self._never = never
+        self._taken_over: set[str] = set()
         self._chance = chance
         self._start_ms = start_ms
         self._partitions = partitions
-        self._customers = [f"c{chance.randrange(1000)}" for _ in range(chance.randint(2, 6))]
-        self._customers.append("~group")
-        self._ids = 0
+        self.customers = [f"c{chance.randrange(1000)}" for _ in range(chance.randint(2, 6))]
+        self.customers.append("~group")
+        self._ids = self._messages = 0
         self._used: dict[tuple[str, str], dict[str, Any]] = {}
         """The first intent under each (app, id)."""
         self._filler = "x" * chance.choice((0, 0, 40, 900))
@@ -227,7 +220,9 @@ class _World:
     def releases(self) -> list[Publication]:
         """The end of every takeover, to be published at once."""
         fields = [
-            {"id": "k", "app": "crm", "customer": c, "op": "release"} for c in self._customers
+            {"id": "k", "app": "crm", "customer": c, "op": "release"}
+            for c in self.customers
+            if c in self._taken_over
         ]
         return [
             Publication(0, "command", "crm", each["customer"], msgspec.json.encode(each))
@@ -242,18 +237,18 @@ class _World:
         return made._replace(again=self._chance.random() < 0.05)
 
     def _intent(self, at_s: float) -> Publication:
-        app, customer = self._chance.choice(APPS), self._chance.choice(self._customers)
+        app, customer = self._chance.choice(APPS), self._chance.choice(self.customers)
         fields = self._intent_fields(app, customer)
         return self._send(at_s, self._lane(fields), app, customer, fields, fields["id"])
 
     def _array(self, at_s: float) -> Publication:
         """Several intents of one application, all of one partition; now and then one that isn't."""
         chance = self._chance
-        app, first = chance.choice(APPS), chance.choice(self._customers)
+        app, first = chance.choice(APPS), chance.choice(self.customers)
         number = partition_of(first, self._partitions)
-        near = [c for c in self._customers if partition_of(c, self._partitions) == number]
+        near = [c for c in self.customers if partition_of(c, self._partitions) == number]
         if chance.random() < 0.2:
-            near += self._customers
+            near += self.customers
         objects: list[Any] = [
             self._intent_fields(app, chance.choice(near)) for _ in range(chance.randint(1, 6))
         ]
@@ -277,13 +272,13 @@ class _World:
         fields: dict[str, Any] = {"id": name, "app": app, "customer": customer, "content": content}
         fields["category"] = chance.choices((*CATEGORIES, "nothing"), (60, 25, 14, 1))[0]
         optional = {
-            "to": (0.85, lambda: {c: ADDRESSES[c] for c in _some(chance, CHANNELS)}),
+            "to": (0.85, lambda: {c: ADDRESSES[c] for c in some(chance, CHANNELS)}),
             "priority": (0.2, lambda: chance.randint(0, 9)),
-            "route": (0.2, lambda: _some(chance, CHANNELS)),
+            "route": (0.2, lambda: some(chance, CHANNELS)),
             "reach": (0.12, lambda: "all"),
             "account": (0.1, lambda: chance.choice(("ann", "bob"))),
             "not_before": (0.1, self._ahead),
-            "expires_at": (0.2, lambda: chance.choice((self._ahead(), self._ahead(), NEVER))),
+            "expires_at": (0.2, lambda: chance.choice((self._ahead(), self._ahead(), self._never))),
             "collapse_key": (0.15, lambda: chance.choice("kl")),
             "timezone": (0.1, lambda: chance.choice(ZONES)),
         }
@@ -305,7 +300,7 @@ class _World:
 
     def _command(self, at_s: float) -> Publication:
         chance = self._chance
-        app, customer = chance.choice(APPS), chance.choice(self._customers)
+        app, customer = chance.choice(APPS), chance.choice(self.customers)
         op = chance.choices(
             ("dnd.set", "dnd.clear", "profile.set", "cancel", "takeover", "release", "forget"),
             (4, 4, 3, 4, 2, 3, 1),
@@ -315,6 +310,7 @@ class _World:
             fields["scope"] = chance.choice(("all", "category:ad", "channel:sms"))
         if op == "takeover":
             fields["agent"] = "li"
+            self._taken_over.add(customer)
         if op in ("dnd.set", "takeover") and chance.random() < 0.7:
             fields["until"] = self._ahead()
         if op == "cancel":
@@ -322,26 +318,32 @@ class _World:
             fields["intent"] = chance.choice(mine or ["i0"])
         if op == "profile.set":
             fields["timezone"] = chance.choice(ZONES)
-            fields["to"] = {c: ADDRESSES[c] for c in _some(chance, CHANNELS)}
+            fields["to"] = {c: ADDRESSES[c] for c in some(chance, CHANNELS)}
             fields["owner"] = chance.choice(("ann", "bob"))
         return self._send(at_s, "command", app, customer, fields, None)
 
     def _inbound(self, at_s: float) -> Publication:
-        customer = self._chance.choice(self._customers)
-        fields = {"id": "m", "channel": "sms", "account": "ann", "customer": customer}
+        customer = self._chance.choice(self.customers)
+        self._messages += 1
+        fields = {
+            "id": f"in{self._messages}",
+            "channel": "sms",
+            "account": "ann",
+            "customer": customer,
+        }
         fields |= {"content": {"text": "hi"}, "at": rfc3339(self._now_ms - 500)}
         return self._send(at_s, "inbound", GATEWAY, customer, fields, None)
 
     def _receipt(self, at_s: float) -> Publication:
         """Of a delivery that there may never have been. The gateway sends the others."""
-        customer = self._chance.choice(self._customers)
+        customer = self._chance.choice(self.customers)
         fields = {"delivery": f"shop:i{self._chance.randint(1, 40)}:1", "customer": customer}
         fields |= {"status": "delivered", "at": rfc3339(self._now_ms)}
         return self._send(at_s, "receipt", GATEWAY, customer, fields, None)
 
     def _bad(self, at_s: float) -> Publication:
         chance = self._chance
-        app, customer = chance.choice(APPS), chance.choice(self._customers)
+        app, customer = chance.choice(APPS), chance.choice(self.customers)
         fields = self._intent_fields(app, customer)
         how = chance.randrange(5)
         if how == 0:

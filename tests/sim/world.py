@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -15,15 +16,16 @@ from actors.runner import HostRunner
 from hub import limits
 from hub.contract.subjects import LANES
 from hub.contract.times import rfc3339
-from hub.contract.types import Delivery
+from hub.contract.types import Delivery, Event
 from hub.errors import TactError
 from hub.ledger.port import LedgerUnavailable
 from hub.metrics import Metrics
 from hub.policy.document import PolicyDocument, convert_policy
 from hub.policy.policy import Policy
 from hub.policy.state import unpack_wake
+from tests.sim.drawing import GATEWAY, Publication
 from tests.sim.recording import Recorder
-from tests.sim.scenario import GATEWAY, Publication, Scenario, Trouble
+from tests.sim.scenario import Scenario, Trouble
 from tests.sim.supervised import (
     IDLE_S,
     SupervisedHost,
@@ -31,10 +33,12 @@ from tests.sim.supervised import (
     TellingLedger,
     changed,
 )
+from tests.sim.talk_rules import TalkRules
 from tests.support.model import Stored, decode_record
 from tests.support.virtual_loop import Hang, Process, VirtualClock, VirtualLoop
 
 _deliveries = msgspec.json.Decoder(list[Delivery] | Delivery).decode
+_events = msgspec.json.Decoder(list[Event] | Event).decode
 
 REFUSALS = 1_000
 """Commits refused in a run, of which tens are usual: a host that learns nothing from it."""
@@ -74,9 +78,11 @@ class World(SupervisedWorld):
         self.policies_used = 1
         self.policy = Policy(self.documents[0])
         self.recorder = recorder
+        self.rules = None if scenario.talks is None else TalkRules()
         self.acknowledged: set[int] = set()
         """INTAKE sequences whose publisher has an acknowledgement."""
         self._gateway = random.Random(f"{scenario.seed} gateway")
+        self._talkers = random.Random(f"{scenario.seed} talkers")
 
     def _begin(self) -> None:
         for publication in self.scenario.publications:
@@ -123,6 +129,12 @@ class World(SupervisedWorld):
             found = _deliveries(stored.payload)
             for delivery in found if isinstance(found, list) else [found]:
                 self._plan_receipts(delivery)
+                if delivery.category:
+                    self._plan_answer(delivery)
+        elif kind == "event":
+            happened = _events(stored.payload)
+            for event in happened if isinstance(happened, list) else [happened]:
+                self._plan_help(event)
 
     # ---- the world outside -----------------------------------------------------------------------
 
@@ -164,6 +176,30 @@ class World(SupervisedWorld):
             )
             self._held_up += 1
             self._start(self._publish(receipt), "gateway")
+
+    def _plan_answer(self, delivery: Delivery) -> None:
+        """A customer may write back, until the scenario's end."""
+        talks, chance = self.scenario.talks, self._talkers
+        if talks is None or self.loop.time() > self.scenario.end_s or chance.random() > 0.12:
+            return
+        written = talks.inbound(delivery.customer, self.clock.now_ms())
+        if chance.random() < 0.8:
+            written |= {"channel": delivery.channel, "account": delivery.account}
+        self._say_later(written, "customer")
+
+    def _plan_help(self, event: Event) -> None:
+        """One of us may answer a customer who waits."""
+        talks = self.scenario.talks
+        if talks is not None and event.kind == "waiting" and self._talkers.random() < 0.3:
+            fields = talks.answer(msgspec.structs.asdict(event), self.clock.now_ms())
+            self._say_later(fields, "agent")
+
+    def _say_later(self, written: dict[str, Any], who: str) -> None:
+        at_s = self.loop.time() + self._talkers.choice((0.0, 0.05, 2.0, 900.0))
+        payload = msgspec.json.encode(written)
+        said = Publication(at_s, "inbound", GATEWAY, written["customer"], payload)
+        self._held_up += 1
+        self._start(self._publish(said), who)
 
     # ---- hosts, and what goes wrong ------------------------------------------------------------
 
