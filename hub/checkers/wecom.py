@@ -137,7 +137,8 @@ class WrittenOnce:
         members = {taken.account for taken in history.seen.taken if taken.kind in CONFIRMED}
         taken_texts = Counter((one.account, bare(one.to), one.text) for one in history.seen.taken)
         answering = {each.account for each in history.seen.wrote if each.ordered}
-        for delivery in history.deliveries:
+        newest = {each.delivery.id: each.delivery for each in history.handed}
+        for delivery in newest.values():  # whoever it was handed over to
             told = [each for each in history.told.get(delivery.id, ()) if each.status == "sent"]
             text = text_of(delivery.content)
             if not told:

@@ -266,6 +266,14 @@ def test_what_is_planted_is_found(plant: Callable[[WecomHistory], None]) -> None
     assert PLANTED[plant] in kinds(history)
 
 
+def test_what_was_handed_over_was_sent_by_another() -> None:
+    history = good()
+    history.handed.append(handed(6, "f", "by SMS"))
+    history.handed.append(handed(7, "f", "by SMS", account="sms", via="desk"))
+    history.published.append(receipt(10, "f", provider_id="s1"))
+    assert kinds(history) == []
+
+
 def test_limits_that_are_broken_on_purpose() -> None:
     history = good()
     over_the_fakes_limit(history)
