@@ -161,6 +161,8 @@ class Driver:
             )
             self._shelf.count("internal")
             task.look_ms = self._clock.now_ms() + BUG_MS
+            if self._clock.now_ms() >= task.head.end_ms + CANCEL_FOR_MS:
+                await self._lost(task)  # it will not end otherwise
         else:
             task.failures = 0
 

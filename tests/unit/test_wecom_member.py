@@ -167,6 +167,17 @@ def test_what_a_member_may_have_sent_is_not_told_to_have_failed() -> None:
     assert not s.account.notes
 
 
+def test_a_bug_keeps_no_task_for_ever() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.problems["get_groupmsg_task"] = [ValueError("a bug") for _ in range(2_000)]
+        s.host.submit(delivery(1), expires_s=HOUR_S)
+        await s.until_over(hours=2)
+
+    s = scene(play)
+    assert s.words() == {"shop:i1:1": ("unknown", None, "unanswered")}
+    assert s.account.counts["internal"] and not s.account.notes
+
+
 def test_a_task_ends_with_the_first_of_its_deliveries_that_does() -> None:
     async def play(s: Scene) -> None:
         s.wecom.confirms_s = None
