@@ -308,8 +308,8 @@ class Confirmation:
 
         return stored
 
-    async def all_stored(self, seconds: float = STORED_S) -> bool:
-        """Whether all were stored, and in time."""
+    async def all_stored(self, seconds: float | None = STORED_S) -> bool:
+        """Whether all were stored, and in time; None: however long it takes."""
         if not self._answers:
             return True
         _, pending = await asyncio.wait(self._answers, timeout=seconds)

@@ -57,7 +57,7 @@ from channels.wecom.client import WecomClient
 from channels.wecom.config import AppConfig, ms
 from channels.wecom.config import check as check_table
 from channels.wecom.contacts import heard
-from channels.wecom.content import DUPLICATE_CHECK_MAX_S, asks, is_command, render
+from channels.wecom.content import DUPLICATE_CHECK_MAX_S, asks, content_of, is_command, render
 from channels.wecom.errors import WecomError, answer_of, stop_of
 from hub.clock import Clock
 from hub.contract.types import Delivery
@@ -78,8 +78,6 @@ WRONG_MEMBERS: Final = (40003, 40031, 60111, 86005, 86006, 86007, 86207, 86216)
 TOO_FEW: Final = 86006
 """A group would have too few members (or too many)."""
 GROUP_CLOSED: Final = "group-closed"
-
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def check(config: AppConfig, sms: object = None) -> None:
@@ -193,7 +191,7 @@ class AppProvider:
     def prepare(self, delivery: Delivery) -> Prepared:
         """For a conversation `~…` a message or an order to an internal group, else a message to a
         member. Only the groups that are closed are known from elsewhere."""
-        content = _content_of(delivery)
+        content = content_of(delivery)
         if delivery.customer.startswith("~"):
             part: Part = self._to_group(delivery, content)
         else:
@@ -394,13 +392,3 @@ def told_apart(reply: Mapping[str, Any], members: Sequence[MemberMessage]) -> li
 def _names(reply: Mapping[str, Any], field: str) -> set[str]:
     text = reply.get(field)
     return set(text.lower().split("|")) - {""} if isinstance(text, str) else set()
-
-
-def _content_of(delivery: Delivery) -> dict[str, Any]:
-    try:
-        content = msgspec.json.decode(delivery.content)
-    except _UNREADABLE:
-        content = None
-    if not isinstance(content, dict):
-        raise Unsendable("the content is not an object", failure="rejected_content", code="content")
-    return content

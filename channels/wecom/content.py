@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, NoReturn
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta, Struct
 
 from channels.provider import Unsendable
+from hub.contract.types import Delivery
 
 Kind = Literal["app", "appchat", "kf", "event", "external"]
 """Where it goes: to a member from an application, to an internal group, to a customer of a customer
@@ -83,6 +85,17 @@ _TASK_ID = re.compile(r"[0-9A-Za-z_@-]{1,128}\Z")
 
 _Check = Callable[[Any, str, ContentLimits], Any]
 """(value, where it stands, limits) -> what is sent. Raises Unsendable."""
+
+
+def content_of(delivery: Delivery) -> dict[str, Any]:
+    """The object that a delivery's content is. Raises Unsendable."""
+    try:
+        content = msgspec.json.decode(delivery.content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        _refuse("the content must be an object")
+    return content
 
 
 def render(

@@ -24,17 +24,15 @@ Sources: WeCom's pages 94670 (reading), 96427 (sending), 95122 (answers to event
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import random
 import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-import msgspec
 from msgspec import Struct
 
-from channels.http import MALFORMED, NotSent
+from channels.http import MALFORMED, Confirmation, NotSent
 from channels.provider import (
     Answer,
     Bundle,
@@ -51,7 +49,7 @@ from channels.sending import HttpSender, Outcome
 from channels.wecom.callbacks import Event
 from channels.wecom.client import WecomClient
 from channels.wecom.config import KfConfig, check
-from channels.wecom.content import render
+from channels.wecom.content import content_of, render
 from channels.wecom.crypto import CallbackRefused
 from channels.wecom.errors import WecomError, answer_of, stop_of
 from channels.wecom.kf_messages import TAKEOVER_MS
@@ -137,15 +135,7 @@ class KfProvider:
         """Pure: the customer, and what will be sent. Raises Unsendable."""
         if _ADDRESS.match(delivery.to) is None:
             raise Unsendable("not an external_userid", failure="dead_address", code="address")
-        try:
-            content = msgspec.json.decode(delivery.content)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            content = None
-        if not isinstance(content, dict):
-            raise Unsendable(
-                "content must be an object", failure="rejected_content", code="content"
-            )
-        part = part_of(content, self._config, delivery.id)
+        part = part_of(content_of(delivery), self._config, delivery.id)
         return Prepared(delivery.to, units=1, parts=(part,), free=part.does != "message")
 
     def start(self, notes: Mapping[str, bytes]) -> None:
@@ -264,13 +254,10 @@ class KfProvider:
             commands = (ProviderCommand(msgid, customer, "takeover", fields),)
         elif state != "queued":
             commands = (ProviderCommand(msgid, customer, "release"),)
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         told = ProviderInbound(msgid, customer, event, now_ms)
-        self._events.bundle(
-            Bundle(inbound=(told,), commands=commands),
-            lambda well: None if done.done() else done.set_result(well),
-        )
-        if not await done:
+        confirmation = Confirmation()
+        self._events.bundle(Bundle(inbound=(told,), commands=commands), confirmation.expect())
+        if not await confirmation.all_stored(None):
             return Answer("unknown", code="not-stored")  # it is asked for again
         return Answer("accepted")
 

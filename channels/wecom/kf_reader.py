@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from channels.http import Unanswered
+from channels.http import Confirmation, Unanswered
 from channels.provider import BUNDLE_BYTES, BUNDLE_THINGS, Bundle, Events
 from channels.wecom.config import KfConfig, ms
 from channels.wecom.errors import WecomError
@@ -234,20 +234,15 @@ class KfReader:
 
     async def _store(self, part: list[Understood], after: Place) -> None:
         """Report a part with the place behind it. Raises NotStored."""
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-        def stored(well: bool) -> None:
-            if not answer.done():
-                answer.set_result(well)
-
+        confirmation = Confirmation()
         bundle = Bundle(
             receipts=tuple(one for message in part for one in message.receipts),
             inbound=tuple(one for message in part for one in message.inbound),
             commands=tuple(one for message in part for one in message.commands),
             notes=after.notes(self._place),
         )
-        self._events.bundle(bundle, stored)
-        if not await answer:
+        self._events.bundle(bundle, confirmation.expect())
+        if not await confirmation.all_stored(None):
             self._count("not_stored")
             raise NotStored("the account could not store what was read")
         self._place = after

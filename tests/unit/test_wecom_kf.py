@@ -256,6 +256,7 @@ def test_only_messages_count_among_those_that_may_follow_a_customers() -> None:
         ({"text": "x"}, "", "dead_address"),
         (b"[1]", CUSTOMER, "rejected_content"),
         (b"{", CUSTOMER, "rejected_content"),
+        (b'{"text":' + b"[" * 100_000, CUSTOMER, "rejected_content"),
         ({"markdown": "x"}, CUSTOMER, "rejected_content"),
         ({"op": "kf.dance"}, CUSTOMER, "rejected_content"),
         ({"op": "kf.transfer", "to": 5}, CUSTOMER, "rejected_content"),
