@@ -555,7 +555,7 @@ class Account:
         failure: FailureClass | None,
         code: str,
     ) -> None:
-        self.tell(delivery, attempt, status, now, failure, code)
+        self.tell(delivery, attempt, status, now, failure, code, last=status == "sent")
         self._linger(delivery, attempt, now)
 
     def tell(
@@ -566,14 +566,17 @@ class Account:
         at_ms: int,
         failure: FailureClass | None = None,
         code: str = "",
+        *,
+        last: bool = False,
     ) -> bool:
-        """Tell the conversation, if it is news: a state only moves forward."""
+        """Tell the conversation, if it is news: a state only moves forward. `last`: nothing follows
+        this `sent` unless it failed after all."""
         if STATUS[status] <= attempt.told:
             self._effects.count("tact_ignored_total", "receipt-behind")
             return False
         attempt.told = STATUS[status]
         if attempt.app != OWN:
-            self._effects.tell(delivery, attempt, status, at_ms, failure, code)
+            self._effects.tell(delivery, attempt, status, at_ms, failure, code, last)
         return True
 
     def finish(self, delivery: str, attempt: Attempt, now: int) -> None:

@@ -39,6 +39,7 @@ class Effects(Protocol):
         at_ms: int,
         failure: FailureClass | None,
         code: str,
+        last: bool,
     ) -> None:
         """A receipt for the conversation."""
 

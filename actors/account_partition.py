@@ -162,6 +162,7 @@ class AccountPartition:
         at_ms: int,
         failure: FailureClass | None,
         code: str,
+        last: bool = False,
     ) -> None:
         delivery = delivery_id(delivery)
         ids = [one for one in attempt.ids if one]
@@ -173,6 +174,7 @@ class AccountPartition:
             failure,
             code[:64] or None,
             ids[0][:128] if ids else None,
+            last,
         )
         payload = _encode(receipt)
         message_id = f"{delivery}/{attempt.customer}/{status}"
@@ -407,6 +409,7 @@ class _Told(msgspec.Struct, omit_defaults=True):
     failure: str | None = msgspec.field(name="class", default=None)
     code: str | None = None
     provider_id: str | None = None
+    last: bool = False
 
 
 def own_delivery(id: str, attempt: Attempt, text: str, now: int) -> Delivery:

@@ -100,7 +100,9 @@ def forget_ids(effects: Effects, attempt: Attempt) -> None:
 
 def receive(effects: Effects, account: Account, receipt: ProviderReceipt, now: int) -> None:
     """One receipt of the provider."""
-    told = EarlyReceipt(receipt.status, receipt.at_ms, receipt.failure, receipt.code, now)
+    told = EarlyReceipt(
+        receipt.status, receipt.at_ms, receipt.failure, receipt.code, now, receipt.last
+    )
     if receipt.delivery:
         delivery, part = receipt.delivery, 0
     else:
@@ -162,8 +164,9 @@ def _take(
     whole = _whole(attempt)
     if whole:
         failure: FailureClass | None = receipt.failure if whole == "failed" else None  # type: ignore[assignment]
-        account.tell(delivery, attempt, whole, receipt.at_ms, failure, receipt.code)
-        if whole != "sent" and attempt.state not in (OPEN, DONE):
+        last = whole == "sent" and receipt.last
+        account.tell(delivery, attempt, whole, receipt.at_ms, failure, receipt.code, last=last)
+        if (last or whole != "sent") and attempt.state not in (OPEN, DONE):
             account.finish(delivery, attempt, now)
             return
     effects.store(attempt_key(delivery), pack(attempt))

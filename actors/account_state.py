@@ -86,6 +86,7 @@ class EarlyReceipt(Struct, array_like=True, frozen=True):
     failure: str | None
     code: str
     kept_ms: int
+    last: bool = False
 
 
 class Peer(Struct, array_like=True):

@@ -416,6 +416,8 @@ class Conversation(Struct, gc=False):
             held.failure = fallback.failure_of(receipt)
             self._decide_again([held], now)
             return
+        elif receipt.last and held is not None and fallback.only_failure_counts(held, now):
+            self._set_wake()
         self._tell(
             app,
             intent,

@@ -58,6 +58,16 @@ def take_off(held: Held, question: Question, channel: str, now: int, fallback_ms
     return True
 
 
+def only_failure_counts(held: Held, now: int) -> bool:
+    """Its channel tells no `delivered`: that there is none is no reason to try another. Whether
+    that changes when it is woken."""
+    if not (held.in_flight and held.timed):
+        return False
+    held.timed = False
+    held.wake = min(held.expires, now + limits.SEND_MEMORY_MS)
+    return True
+
+
 def reason_of(held: Held) -> str | None:
     """Why another channel is tried; None for an intent that was never dispatched."""
     if held.before is None:

@@ -125,6 +125,9 @@ class ProviderReceipt(Struct, frozen=True):
     delivery: str = ""
     failure: FailureClass | None = None
     code: str = ""
+    last: bool = False
+    """`sent`, and nothing more will be told unless it failed after all: this provider knows of no
+    `delivered`."""
 
 
 class ProviderInbound(Struct, frozen=True):

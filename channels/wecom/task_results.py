@@ -129,7 +129,12 @@ def settle(
             name = provider_id(task.head.id, part * PART + index)
             receipts.append(
                 ProviderReceipt(
-                    result.status, result.at_ms, name, failure=result.failure, code=result.code
+                    result.status,
+                    result.at_ms,
+                    name,
+                    failure=result.failure,
+                    code=result.code,
+                    last=result.status == "sent",
                 )
             )
             entry = Entry(entry.to, entry.name, True)

@@ -78,6 +78,8 @@ class Receipt(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=Tr
     failure: FailureClass | None = field(name="class", default=None)
     code: Annotated[str, Meta(max_length=64)] | None = None
     provider_id: Annotated[str, Meta(max_length=128)] | None = None
+    last: bool = False
+    """With `sent`: this channel tells no `delivered`, so nobody waits for it."""
 
 
 Agent = Annotated[str, Meta(min_length=1, max_length=64)]
