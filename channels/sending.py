@@ -64,24 +64,34 @@ class Outcome(Struct, frozen=True):
     """Why nothing can be sent until a person changes something, for people."""
 
 
+def client_of(config: HttpConfig) -> HttpClient:
+    """The connections that an account's table describes."""
+    return HttpClient(
+        connections=config.connections, connect_s=config.connect_s, answer_s=config.answer_s
+    )
+
+
 class HttpProvider(ABC):
-    """What providers over HTTP share: a client, a sender, and how they begin and end."""
+    """What providers over HTTP share: a sender, and how they begin and end."""
 
     resend = False
 
     def __init__(
-        self, config: HttpConfig, url: str, events: Events, chance: random.Random, account: str
+        self,
+        client: Reachable,
+        url: str,
+        connections: int,
+        events: Events,
+        chance: random.Random,
+        account: str,
     ) -> None:
         self._events = events
         self._account = account
-        self._client = HttpClient(
-            connections=config.connections, connect_s=config.connect_s, answer_s=config.answer_s
-        )
         self._sender = HttpSender(
             self._send,
-            client=self._client,
+            client=client,
             url=url,
-            connections=config.connections,
+            connections=connections,
             account=account,
             events=events,
             chance=chance,
@@ -96,12 +106,12 @@ class HttpProvider(ABC):
     async def _send(self, submission: Submission) -> Outcome:
         """One request. Raises NotSent, Unanswered."""
 
-    def start(self, _notes: Mapping[str, bytes]) -> None:
-        """Take submissions from now on."""
+    def start(self, notes: Mapping[str, bytes]) -> None:
+        """Take submissions from now on; notes are for those that make some."""
         self._sender.start()
 
     def submit(self, submission: Submission) -> None:
-        """One request to the gateway."""
+        """Make its request."""
         self._sender.submit(submission)
 
     def flush(self) -> None:  # noqa: B027 - nothing to do is right for all of them
@@ -110,6 +120,9 @@ class HttpProvider(ABC):
     async def stop(self, drain_s: float) -> None:
         """Wait for answers, then end."""
         await self._sender.stop(drain_s)
+
+    def _count(self, what: str) -> None:
+        self._events.counted("tact_provider_total", self._account, what)
 
 
 class HttpSender:

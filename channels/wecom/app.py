@@ -40,7 +40,7 @@ from channels.provider import (
     Submission,
     Unsendable,
 )
-from channels.sending import HttpSender, Outcome
+from channels.sending import HttpProvider, Outcome
 from channels.wecom.app_batches import Batches, Part
 from channels.wecom.app_events import happened
 from channels.wecom.app_groups import (
@@ -123,10 +123,8 @@ class GroupMessage(Struct, frozen=True):
         return f"GroupMessage({self.body.get('msgtype')!r})"
 
 
-class AppProvider:
+class AppProvider(HttpProvider):
     """One application. Raises ConfigError when its configuration is not valid."""
-
-    resend = False
 
     def __init__(
         self,
@@ -140,9 +138,7 @@ class AppProvider:
     ) -> None:
         check(config)
         self._config = config
-        self._events = events
         self._clock = clock
-        self._account = account
         self._duplicates_s = ms(config, "duplicate_check") // 1_000
         self._closed = ClosedGroups({})
         self._rates = GroupRates()
@@ -153,37 +149,19 @@ class AppProvider:
             requests=config.connections,
             collect_s=ms(config, "collect") / 1_000,
         )
-        self._sender = HttpSender(
-            self._send,
-            client=self._client,
-            url=config.base_url,
-            connections=WINDOW * config.connections,
-            account=account,
-            events=events,
-            chance=chance,
+        super().__init__(
+            self._client, config.base_url, WINDOW * config.connections, events, chance, account
         )
-
-    @property
-    def idle(self) -> bool:
-        """Between two requests: what members say comes by callbacks."""
-        return self._sender.idle
 
     def start(self, notes: Mapping[str, bytes]) -> None:
         """Take submissions from now on. The notes say which groups are closed."""
         self._closed = ClosedGroups(notes)
-        self._sender.start()
-
-    def submit(self, submission: Submission) -> None:
-        """It leaves with others of the same content."""
-        self._sender.submit(submission)
-
-    def flush(self) -> None:
-        """A request is a task: it is written when the loop comes to it."""
+        super().start(notes)
 
     async def stop(self, drain_s: float) -> None:
         """Begin no request, wait for answers, then end."""
         await self._batches.stop()
-        await self._sender.stop(drain_s)
+        await super().stop(drain_s)
         await self._batches.close()
 
     # ---- what would be sent ----------------------------------------------------------------------
@@ -367,9 +345,6 @@ class AppProvider:
             self._count("not_stored")
             return NOT_STORED
         return Reply()
-
-    def _count(self, what: str) -> None:
-        self._events.counted("tact_provider_total", self._account, what)
 
 
 def told_apart(reply: Mapping[str, Any], members: Sequence[MemberMessage]) -> list[Outcome]:

@@ -45,7 +45,7 @@ from channels.provider import (
     Submission,
     Unsendable,
 )
-from channels.sending import HttpSender, Outcome
+from channels.sending import HttpProvider, Outcome
 from channels.wecom.callbacks import Event
 from channels.wecom.client import WecomClient
 from channels.wecom.config import KfConfig, check
@@ -92,7 +92,7 @@ class KfPart(Struct, frozen=True):
         return f"KfPart({self.does!r})"
 
 
-class KfProvider:
+class KfProvider(HttpProvider):
     """One customer service account. Raises ConfigError when its configuration is not valid."""
 
     resend = True
@@ -112,21 +112,13 @@ class KfProvider:
     ) -> None:
         check(settings)
         self._config = settings
-        self._events = events
         self._clock = clock
-        self._account = account
         self._client = client or WecomClient(settings, clock, chance, counted=self._count)
         self._reader = KfReader(
             settings, self._client, events, clock, chance, account, failed=self._not_read
         )
-        self._sender = HttpSender(
-            self._send,
-            client=self._client,
-            url=settings.base_url,
-            connections=settings.connections,
-            account=account,
-            events=events,
-            chance=chance,
+        super().__init__(
+            self._client, settings.base_url, settings.connections, events, chance, account
         )
 
     # ---- sending -------------------------------------------------------------------------------
@@ -140,20 +132,13 @@ class KfProvider:
 
     def start(self, notes: Mapping[str, bytes]) -> None:
         """Read and send from now on."""
-        self._sender.start()
+        super().start(notes)
         self._reader.start(notes)
-
-    def submit(self, submission: Submission) -> None:
-        """One call of WeCom."""
-        self._sender.submit(submission)
-
-    def flush(self) -> None:
-        """A call is a task: it is written when the loop comes to it."""
 
     async def stop(self, drain_s: float) -> None:
         """Read no more, wait for answers, then end."""
         await self._reader.stop()
-        await self._sender.stop(drain_s)
+        await super().stop(drain_s)
 
     async def _send(self, submission: Submission) -> Outcome:
         """One delivery. Raises NotSent, Unanswered."""
@@ -276,9 +261,6 @@ class KfProvider:
         self._count("kf_hint")
         self._reader.hint(event.fields.get("Token", ""))
         return Reply()
-
-    def _count(self, what: str) -> None:
-        self._events.counted("tact_provider_total", self._account, what)
 
 
 # ---- contents ------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from channels.provider import (
     Submission,
     Unsendable,
 )
-from channels.sending import HttpProvider, Outcome
+from channels.sending import HttpProvider, Outcome, client_of
 from channels.sms.message import Sms, SmsConfig
 from channels.sms.numbers import national, normalise, spelled
 from channels.sms.web.aliyun_codes import ERRORS, OTHER, RECEIPT_FAILURES, is_code, throttled
@@ -148,7 +148,8 @@ class AliyunProvider(HttpProvider):
         check_token(config.callback_token)
         self._config = config
         self._sms = Sms(sms_config)
-        super().__init__(config, config.endpoint, events, chance, account)
+        self._client = client_of(config)
+        super().__init__(self._client, config.endpoint, config.connections, events, chance, account)
         self._clock = clock
         self._chance = chance
 
@@ -301,9 +302,6 @@ class AliyunProvider(HttpProvider):
         except ValueError:
             return self._clock.now_ms()
         return min(max(int(at.timestamp() * 1_000), 0), self._clock.now_ms())
-
-    def _count(self, what: str) -> None:
-        self._events.counted("tact_provider_total", self._account, what)
 
 
 def _reports(body: bytes) -> list[_Report | None] | None:

@@ -35,7 +35,7 @@ from channels.provider import (
     Stored,
     Submission,
 )
-from channels.sending import HttpProvider, Outcome
+from channels.sending import HttpProvider, Outcome, client_of
 from channels.sms.alphabet import Coding
 from channels.sms.message import Sms, SmsConfig, text_of
 from channels.sms.numbers import spelled
@@ -75,7 +75,8 @@ class UrlGatewayProvider(HttpProvider):
         self._gateway = Gateway(config)
         self._config = config = self._gateway.config
         self._sms = Sms(sms_config, codings=CODINGS)
-        super().__init__(config, config.url, events, chance, account)
+        self._client = client_of(config)
+        super().__init__(self._client, config.url, config.connections, events, chance, account)
         self._clock = clock
 
     def prepare(self, delivery: Delivery) -> Prepared:
@@ -219,6 +220,3 @@ class UrlGatewayProvider(HttpProvider):
             stored,
         )
         return True
-
-    def _count(self, what: str) -> None:
-        self._events.counted("tact_provider_total", self._account, what)
