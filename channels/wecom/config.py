@@ -28,6 +28,9 @@ API_PER_MIN: Final = 5_000
 API_PER_HOUR: Final = 75_000
 """Calls of one API for one corp by this process: half of what WeCom allows (10,000/min and
 150,000/h), so that two hosts are within it."""
+MEMBER_ANSWER_S: Final = 60.0
+"""The most that `answer_s` may be of a member's account: what a call without an answer has made is
+looked for 90 s after it, and the call must be over then."""
 KEY_CHARS: Final = 43
 """Of an EncodingAESKey: 32 bytes in base64 without the last `=`."""
 
@@ -186,6 +189,8 @@ def check(config: WecomConfig, sms: Any = None) -> None:
     for key in DURATIONS:
         if hasattr(config, key) and ms(config, key) == 0 and key in NOT_ZERO:
             raise ConfigError(f"{key}: more than 0s", key=key)
+    if isinstance(config, MemberConfig) and config.answer_s > MEMBER_ANSWER_S:
+        raise ConfigError(f"answer_s: at most {MEMBER_ANSWER_S:g}", key="answer_s")
     if bool(config.callback_token) != bool(config.callback_key):
         raise ConfigError("callback_token and callback_key: one needs the other")
     if config.callback_token and _CALLBACK_TOKEN.match(config.callback_token) is None:

@@ -82,11 +82,6 @@ class Shelf:
         """How many notes all tasks take."""
         return sum(task.notes for task in self.tasks.values())
 
-    @property
-    def waiting(self) -> int:
-        """Deliveries without a last word."""
-        return sum(len(task.waiting) for task in self.tasks.values())
-
     async def store(self, bundle: Bundle) -> None:
         """Returns when it is stored."""
         while True:

@@ -7,7 +7,7 @@ Sources: WeCom's pages 92137 (welcome messages), 92229 (join ways), 95703 and 92
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from msgspec import Struct
@@ -81,7 +81,7 @@ class Orders:
         clock: Clock,
         *,
         store: Callable[[Bundle], Awaitable[None]],
-        cancel: Callable[[set[bytes]], Awaitable[bool]],
+        cancel: Callable[[Collection[bytes]], Awaitable[bool]],
     ) -> None:
         self._api = api
         self._clock = clock
@@ -99,7 +99,7 @@ class Orders:
             case GroupTransfer():
                 return await self._transfer(order)
             case Cancel():
-                found = await self._cancel(set(order.names))
+                found = await self._cancel(order.names)
                 return _DONE if found else Answer("failed", failure="provider", code="no-task")
 
     async def _welcome(self, welcome: Welcome, submission: Submission) -> Answer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 import structlog
@@ -81,7 +81,7 @@ class Driver:
         self._remind_ms = remind_ms
         self._trouble = trouble
         self._recent: deque[str] = deque(maxlen=RECENT)
-        self._orders: list[tuple[set[bytes], asyncio.Future[bool]]] = []
+        self._orders: list[tuple[Collection[bytes], asyncio.Future[bool]]] = []
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -96,7 +96,7 @@ class Driver:
         for _, done in self._orders:
             done.cancel()
 
-    async def cancel(self, names: set[bytes]) -> bool:
+    async def cancel(self, names: Collection[bytes]) -> bool:
         """End the task that has a delivery of one of these names. Returns whether there is one."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._orders.append((names, done))
@@ -126,7 +126,7 @@ class Driver:
             except TimeoutError:
                 continue  # it is time for something
 
-    async def _order(self, names: set[bytes], done: asyncio.Future[bool]) -> None:
+    async def _order(self, names: Collection[bytes], done: asyncio.Future[bool]) -> None:
         task = next((task for task in self._shelf.tasks.values() if task.waits_for(names)), None)
         while task is not None and task.unstored:  # or its older note would be stored after ours
             self._shelf.news.clear()

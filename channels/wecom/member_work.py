@@ -100,6 +100,16 @@ async def pages(
     return found
 
 
+def _made_with(head: Head, limit: int) -> dict[str, Any]:
+    """Asks for a list of what was made around the time of a call."""
+    return {
+        "start_time": (head.called_ms - FOUND_AFTER_MS) // SECOND_MS,
+        "end_time": (head.called_ms + FOUND_AFTER_MS) // SECOND_MS,
+        "filter_type": 0,  # of the enterprise
+        "limit": limit,
+    }
+
+
 class MassWork:
     """Mass messages to customers, or to customer groups."""
 
@@ -118,13 +128,7 @@ class MassWork:
 
     async def find(self, task: Task, known: Collection[str]) -> str:
         head = task.head
-        body = {
-            "chat_type": head.kind,
-            "start_time": (head.called_ms - FOUND_AFTER_MS) // SECOND_MS,
-            "end_time": (head.called_ms + FOUND_AFTER_MS) // SECOND_MS,
-            "filter_type": 0,  # of the enterprise
-            "limit": LIST_PAGE,
-        }
+        body = {"chat_type": head.kind} | _made_with(head, LIST_PAGE)
         name = "externalcontact/get_groupmsg_list_v2"
         listed = await pages(self._api, name, body, "group_msg_list", LIST_PAGES, whole=True)
         alike = [item["msgid"] for item in listed if is_it(item, head, known)]
@@ -188,12 +192,7 @@ class MomentWork:
     async def find(self, task: Task, known: Collection[str]) -> str:
         """The moment itself: what job made it is not told. It is noted as both."""
         head = task.head
-        body = {
-            "start_time": (head.called_ms - FOUND_AFTER_MS) // SECOND_MS,
-            "end_time": (head.called_ms + FOUND_AFTER_MS) // SECOND_MS,
-            "filter_type": 0,
-            "limit": MOMENT_PAGE,
-        }
+        body = _made_with(head, MOMENT_PAGE)
         said = msgspec.json.decode(head.body).get("text", {}).get("content", "")
         name = "externalcontact/get_moment_list"
         listed = await pages(self._api, name, body, "moment_list", LIST_PAGES, whole=True)
@@ -209,9 +208,7 @@ class MomentWork:
         if not head.found:
             name = "externalcontact/get_moment_task_result"
             job = job_of(await self._api.call(name, jobid=head.made), now)
-            if job.result is not None:
-                return Look({to: job.result})
-            return Look(found=job.moment)
+            return Look({to: job}) if isinstance(job, Result) else Look(found=job)
         body = {"moment_id": head.found, "limit": PAGE}
         name = "externalcontact/get_moment_task"
         done, members = published(await pages(self._api, name, body, "task_list", PAGES))

@@ -11,9 +11,7 @@ Sources: WeCom's pages 95094 (creating), 95095 (jobs), 93333 (who published, who
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NoReturn
-
-from msgspec import Struct
+from typing import Any, Final, NoReturn
 
 from channels.provider import Unsendable
 from channels.wecom.errors import verdict_of
@@ -116,27 +114,19 @@ def _visible(given: Any, userid: str) -> dict[str, Any]:
     return shown
 
 
-class Job(Struct, frozen=True):
-    """How far the job is that makes a moment."""
-
-    state: Literal["runs", "made", "failed"]
-    moment: str = ""
-    result: Result | None = None
-    """Failed: what is told."""
-
-
-def job_of(reply: Mapping[str, Any], now: int) -> Job:
-    """What get_moment_task_result says: 1 begins, 2 runs, 3 is over."""
+def job_of(reply: Mapping[str, Any], now: int) -> str | Result:
+    """What get_moment_task_result says: the id of the moment, "" while the job runs (status 1 and
+    2; 3 is over), or why there is none."""
     if reply.get("status") != 3:
-        return Job("runs")
+        return ""
     result = reply.get("result")
     result = result if isinstance(result, Mapping) else {}
     errcode, moment = result.get("errcode", 0), result.get("moment_id")
     if isinstance(moment, str) and moment and errcode == 0:
-        return Job("made", moment)
+        return moment
     code = errcode if isinstance(errcode, int) else 0
     failure = (verdict_of(code).failure if code else None) or "provider"
-    return Job("failed", result=Result("failed", now, failure, str(code or "no-moment")))
+    return Result("failed", now, failure, str(code or "no-moment"))
 
 
 def published(task_list: Any) -> tuple[int, int]:

@@ -169,6 +169,7 @@ def test_an_account_is_joined_with_an_application_and_with_nothing_else() -> Non
         ("callback_token", KfConfig(**WK, callback_token="a b", callback_key="k" * 43)),
         ("collect", MemberConfig(app="x", userid="li", collect="soon")),
         ("poll", KfConfig(app="x", open_kfid="wk", poll="1 minute")),
+        ("answer_s", MemberConfig(app="x", userid="li", answer_s=61.0)),
     ],
 )
 def test_a_table_that_cannot_work_names_its_key(key: str, config: WecomConfig) -> None:
