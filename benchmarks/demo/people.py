@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.demo.cdnow import chosen, mark
+from benchmarks.demo.cdnow import addresses, chosen, mark
 from benchmarks.demo.ear import Ear
 from benchmarks.demo.wecom import CLERKS, SELLERS, Wecom
 from hub.ledger.connection import Connection
@@ -32,6 +32,8 @@ TALKS = 20
 TALK_EVERY_S = 0.5
 TALK_S = 2.0
 """From the clerk's answer to the end."""
+THANKS, THANKS_S = "Thank you!", 0.2
+"""What the customer says so long after the end."""
 VISITORS = 100
 """Customers who add a seller."""
 VISIT_S = 1 / 5
@@ -92,13 +94,16 @@ class People:
         campaign = f"campaign-{number}"
         text = f"Only this week: every second CD is free. {mark(campaign)} "
         content = {"sms": {"text": text}, "wecom": {"text": text}}
-        await self._send(CRM, campaign, customer, "campaign", content)
+        to = addresses(customer)
+        await self._send(CRM, campaign, customer, "campaign", content, to=to)
         states = self._ear.states
         await self._ear.until(lambda: (CRM, campaign) in states, PATIENCE_S)
         hello = f"This is {clerk.title()}. What can I do for you?"
         await self._wecom.do("agent-writes", text=hello, **who)
         await asyncio.sleep(TALK_S)
         await self._wecom.do("agent", do="end", **who)
+        await asyncio.sleep(THANKS_S)  # after it: else WeCom lets nobody write to her any more
+        await self._wecom.do("customer-writes", external_userid=customer, text=THANKS)
 
     async def _visit(self) -> None:
         """They add a seller, who is then asked to write to all of them."""

@@ -33,22 +33,22 @@ PROMISES = {
     "in-order": ("out of order", "deliveries"),
     "reason-given": ("no reason given", "outcomes"),
     "taken-back": ("failed ones counted", "outcomes"),
-    "fallback": ("fallback without a cause", "fallbacks"),
+    "fallback": ("fallback for no cause", "fallbacks"),
     "sent-once": ("submitted twice", "sent"),
-    "one-open-attempt": ("more than one open attempt", "attempts"),
-    "account-limits": ("over an account's limits", "SMS"),
+    "one-open-attempt": ("two attempts open", "attempts"),
+    "account-limits": ("over account's limits", "SMS"),
     "leaves-in-order": ("left out of order", "sent"),
-    "every-delivery-ends": ("end never told", "handed over"),
+    "every-delivery-ends": ("end never told", "messages"),
     "receipts-count": ("receipt without effect", "receipts"),
-    "replies-are-kept": ("customer's words lost", "messages"),
+    "replies-are-kept": ("SMS of customers lost", "replies"),
     "refusals-obeyed": ("marketing after a refusal", "refusals"),
-    "windows": ("outside a window", "deliveries"),
+    "windows": ("window was closed", "deliveries"),
     "everybody-is-heard": ("not heard, or twice", "written in"),
-    "written-once": ("WeCom message twice", "by WeCom"),
-    "welcomed-in-time": ("welcome late or missing", "who came"),
+    "written-once": ("sent twice by WeCom", "by WeCom"),
+    "welcomed-in-time": ("welcome late or none", "who came"),
     "wecom-limits": ("over a limit of WeCom", "by WeCom"),
     "takeover-holds": ("campaign in a takeover", "campaigns"),
-    "live-feed": ("live feed wrong", "lines"),
+    "live-feed": ("wrong in the live feed", "lines"),
 }
 """Checker to what a broken promise is called, and among what it was looked for."""
 
@@ -231,7 +231,7 @@ def _sent(facts: Facts, sent: Sent, sms: SentFacts) -> Table:
             f"fallback to {step.channel}", f"{became.total():,}", f"{step.before} {cause}: {told}"
         )
     table.add_row(
-        "customers wrote",
+        "customers who answered",
         f"{len(sent.said):,}",
         f"{sms.refusals:,} refused: {sms.replies:,} got an answer, {sms.withheld:,} offers to them "
         "were not sent",
@@ -286,10 +286,10 @@ def _among(
         "fallbacks": sum(became.total() for became in facts.fallbacks.values()),
         "sent": sms.submitted + taken,
         "attempts": sum(opening.open for opening in [*sent.openings, *openings]),
-        "handed over": sms.reported.total() + spoken.handed,
+        "messages": sms.reported.total() + spoken.handed,
         "SMS": sms.submitted,
         "receipts": sum(line["kind"] == "confirmed" for line in sent.lines),
-        "messages": len(sent.said),
+        "replies": len(sent.said),
         "refusals": sms.refusals,
         "lines": spoken.shown,
         "written in": len(talks.seen.wrote),

@@ -279,7 +279,7 @@ def _heard(sent: Sent, deliveries: Collection[Any], history: History) -> list[He
     ids = {
         (each.message.customer, bytes(each.message.content.get("text", b'""'))): each.message.id
         for each in history.published
-        if isinstance(each.message, Inbound)
+        if isinstance(each.message, Inbound) and each.message.account == sent.account.name
     }
     found = []
     for said in sent.said:

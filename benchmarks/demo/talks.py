@@ -35,7 +35,7 @@ class Talks:
     lines: list[dict[str, Any]]
     """The fake's record."""
     told: Mapping[str, Any]
-    """What it counted: `counts`, `violations`, `times`."""
+    """What it counted: `counts`, `sends`, `violations`, `times`."""
     logs: list[AttemptLog]
     """Of the accounts at WeCom."""
     last: Mapping[str, int]
@@ -67,8 +67,8 @@ class TalkFacts:
     """Order notices that WeCom has taken."""
     closed: int = 0
     """That went by SMS because the window was closed."""
-    refused: int = 0
-    """And because WeCom refused them."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """And because WeCom refused them, by the reason it gave."""
     groups: int = 0
     reports: int = 0
     """Messages to groups."""
@@ -78,7 +78,8 @@ class TalkFacts:
     """From that to the welcome message, sorted."""
     mass: int = 0
     """Messages that a member was to confirm."""
-    confirmed: int = 0
+    confirmed: Counter[str] = field(default_factory=Counter)
+    """Of them, by the member who did."""
     tasks: int = 0
     shown: int = 0
     """Lines of the live feeds."""
@@ -160,7 +161,7 @@ def count(talks: Talks, history: History, killed_ms: float) -> TalkFacts:
     facts = TalkFacts(
         tasks=talks.told["counts"].get("mass_tasks", 0),
         groups=talks.told["counts"].get("chats_created", 0),
-        reports=sum(taken.kind == "appchat" for taken in talks.seen.taken),
+        reports=sum(talks.told["sends"].get("appchat", {}).values()),
         shown=len(history.feeds or ()),
         handed=len(at_wecom(history)),
         campaigns=sum(each.delivery.category == "campaign" for each in history.deliveries),
@@ -210,8 +211,15 @@ def _count_takeovers(facts: TalkFacts, history: History) -> None:
             block.kind == "presence" for told in life for block in told.outcome.rules or ()
         ):
             facts.held += 1
-            last = [told.outcome.channel for told in life if told.outcome.state == "dispatched"]
-            facts.released[last[-1] or "" if last else "not yet"] += 1
+            facts.released[_way(life)] += 1
+
+
+def _way(life: list[Told]) -> str:
+    """The channel that something went by in the end."""
+    if life[-1].outcome.state == "failed":
+        return "none"
+    last = [told.outcome.channel for told in life if told.outcome.state == "dispatched"]
+    return last[-1] or "" if last else "none yet"
 
 
 def _count_notices(facts: TalkFacts, history: History) -> None:
@@ -223,7 +231,8 @@ def _count_notices(facts: TalkFacts, history: History) -> None:
             if outcome.channel == CHANNEL:
                 facts.in_window += 1
             elif follows(outcome) == FAILED:
-                facts.refused += 1
+                reason = (outcome.reason or "").partition(" failed: ")[2]
+                facts.refused[reason] += 1
                 facts.in_window -= 1
             elif any(block.kind == "window" for block in outcome.rules or ()):
                 facts.closed += 1
@@ -231,18 +240,17 @@ def _count_notices(facts: TalkFacts, history: History) -> None:
 
 def _count_mass(facts: TalkFacts, history: History) -> None:
     asked = {
-        handed.delivery.id for handed in history.deliveries if handed.delivery.category == "mass"
+        handed.delivery.id: handed.delivery.account
+        for handed in history.deliveries
+        if handed.delivery.category == "mass"
     }
     facts.mass = len(asked)
-    facts.confirmed = len(
-        {
-            each.message.delivery
-            for each in history.published
-            if isinstance(each.message, Receipt)
-            and each.message.delivery in asked
-            and each.message.status == "sent"
-        }
-    )
+    sent = {
+        each.message.delivery
+        for each in history.published
+        if isinstance(each.message, Receipt) and each.message.status == "sent"
+    }
+    facts.confirmed.update(asked[delivery] for delivery in sent & asked.keys())
 
 
 def _lives(history: History, category: str) -> Iterable[list[Told]]:

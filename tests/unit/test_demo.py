@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,6 +160,7 @@ def shopping() -> Recorder:
     return recorder
 
 
+@cache
 def demo_history() -> History:
     """And SMS that have ended."""
     recorder = shopping()
@@ -250,6 +252,7 @@ def account() -> AccountConfig:
     return config
 
 
+@cache
 def accounts() -> dict[str, AccountConfig]:
     """As the demo writes them."""
     text = stage.accounts_at(2_775, "http://127.0.0.1:2776")
@@ -375,7 +378,7 @@ def test_accounts_policy_and_the_corp_of_the_fake_name_the_same():
     assert {rule.app for rule in policy.replies or ()} == {talks.BOT}
     for text in people.PRICES:
         assert Policy(policy).replies[0].matches("wecom", talks.SERVICE, text, "")
-    for text in (*people.OTHERS, people.WANT_PERSON):
+    for text in (*people.OTHERS, people.WANT_PERSON, people.THANKS):
         assert not Policy(policy).replies[0].matches("wecom", talks.SERVICE, text, "")
 
 
@@ -438,7 +441,7 @@ class AtWecom:
 
     def talks(self) -> tuple[talks.Talks, History]:
         history = self.recorder.history()
-        told = {"violations": {}, "counts": {"mass_tasks": 1}, "times": {}}
+        told = {"violations": {}, "counts": {"mass_tasks": 1}, "times": {}, "sends": {}}
         newest = max(handed.sequence for handed in history.deliveries)
         return talks.Talks(
             self.lines, told, [], dict.fromkeys(wecom.ACCOUNTS.values(), newest)
@@ -475,9 +478,10 @@ def test_what_happened_at_wecom_is_counted():
     counted = talks.count(found, history, history.end_ms)
     assert (counted.messages, counted.customers, counted.waits_ms) == (2, 2, [100])
     assert (counted.taken_over, counted.held, counted.released) == (1, 1, {"wecom": 1})
-    assert (counted.in_window, counted.closed, counted.refused) == (4, 4, 0)  # one was the answer
+    # Of five within the window one was the answer.
+    assert (counted.in_window, counted.closed, counted.refused) == (4, 4, {})
     assert (counted.came, counted.welcomes_ms) == (1, [100])
-    assert (counted.mass, counted.confirmed, counted.tasks) == (1, 1, 1)
+    assert (counted.mass, counted.confirmed, counted.tasks) == (1, {"anna": 1}, 1)
     assert counted.shown == len(history.feeds or ()) > 8
     assert talks.longest_talk(history)[0] == "wm2"
 
