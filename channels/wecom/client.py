@@ -170,11 +170,10 @@ class WecomClient:
         kind = f"multipart/form-data; boundary={boundary}"
         return await self._call(_Request(name, ENDPOINTS[name], query, body, kind))
 
-    async def reach(self, url: str = "") -> None:
-        """Whether calls can be made: there is a token, or one is given now. Raises NotSent.
-
-        For `HttpSender`: a base URL that only takes connections does not help.
-        """
+    async def reach(self, url: str) -> None:
+        """Whether calls can be made: WeCom takes connections, and there is a token or one is given
+        now. Raises NotSent."""
+        await self._http.reach(url)
         try:
             await self._token()
         except NotSent:

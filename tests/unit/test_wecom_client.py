@@ -313,10 +313,10 @@ async def test_a_wrong_secret_stops_the_account_and_is_hardly_tried_again(
         await refusal(client)
     assert server.count("gettoken") == 1
     with pytest.raises(NotSent):
-        await client.reach()
+        await client.reach(server.url)
     server.always.clear()
     world.clock.at_s += PAUSE_CONFIG_S
-    await client.reach()
+    await client.reach(server.url)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +338,15 @@ async def test_a_token_that_is_none_is_not_used(
     with pytest.raises(NotSent):
         await world.client().call("message/send", {})
     assert server.count("message/send") == 0
+
+
+async def test_a_token_alone_reaches_nobody(world: World, server: Server) -> None:
+    client = world.client()
+    await client.reach(server.url)
+    await server.stop()
+    with pytest.raises(NotSent):
+        await client.reach(server.url)
+    assert server.tokens == 1
 
 
 async def test_a_sender_is_up_again_when_there_are_tokens_again(
