@@ -35,7 +35,7 @@ class Talks:
     lines: list[dict[str, Any]]
     """The fake's record."""
     told: Mapping[str, Any]
-    """What it counted: `counts`, `sends`, `violations`, `times`."""
+    """What it counted: `counts`, `violations`, `times`."""
     logs: list[AttemptLog]
     """Of the accounts at WeCom."""
     last: Mapping[str, int]
@@ -161,7 +161,7 @@ def count(talks: Talks, history: History, killed_ms: float) -> TalkFacts:
     facts = TalkFacts(
         tasks=talks.told["counts"].get("mass_tasks", 0),
         groups=talks.told["counts"].get("chats_created", 0),
-        reports=sum(talks.told["sends"].get("appchat", {}).values()),
+        reports=sum(taken.kind == "appchat" for taken in talks.seen.taken),
         shown=len(history.feeds or ()),
         handed=len(at_wecom(history)),
         campaigns=sum(each.delivery.category == "campaign" for each in history.deliveries),

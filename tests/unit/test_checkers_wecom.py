@@ -310,6 +310,8 @@ async def test_the_record_of_the_fake_is_read() -> None:
         await fake.do("customer-writes", external_userid="c4", msgtype="image", data="png")
         assert (await api("kf/send_msg", msgid="k1", text={"content": "hi"}, **kf))["errcode"] == 0
         await api("message/send", agentid=1_000_002, touser="m2", **text)
+        await api("appchat/create", chatid="g1", userlist=["m1", "m2"])
+        await api("appchat/send", chatid="g1", **text)
         record = fake.record()
     lines = [*record["said"], *record["kf"], *record["sent"]]
     seen = seen_of(lines, accounts, record["violations"])
@@ -330,4 +332,5 @@ async def test_the_record_of_the_fake_is_read() -> None:
         ("welcome", "mary", "c2", "hi", added["welcome_code"]),
         ("kf_event", "desk", "c4", "hi", entered["welcome_code"]),
         ("app", "staff", "m2", "hi", ""),
+        ("appchat", "staff", "g1", "hi", ""),
     ]

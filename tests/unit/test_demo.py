@@ -441,7 +441,7 @@ class AtWecom:
 
     def talks(self) -> tuple[talks.Talks, History]:
         history = self.recorder.history()
-        told = {"violations": {}, "counts": {"mass_tasks": 1}, "times": {}, "sends": {}}
+        told = {"violations": {}, "counts": {"mass_tasks": 1}, "times": {}}
         newest = max(handed.sequence for handed in history.deliveries)
         return talks.Talks(
             self.lines, told, [], dict.fromkeys(wecom.ACCOUNTS.values(), newest)

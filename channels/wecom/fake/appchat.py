@@ -142,9 +142,8 @@ class AppChats:
         dropped = sum(not taken(rates.member(name), call.now_ms) for name in here)
         if dropped:
             self._world.book.violated("group_member", dropped)
-        self._world.book.took(
-            "appchat", chat.id, call.corp.id, members=len(here) - dropped, **shown(kind, said)
-        )
+        fact = {"agent": chat.agent_id, "members": len(here) - dropped}
+        self._world.book.took("appchat", chat.id, call.corp.id, **fact, **shown(kind, said))
         return {}
 
     def get(self, call: Call) -> dict[str, Any]:
