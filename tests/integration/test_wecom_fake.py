@@ -73,6 +73,7 @@ async def test_messages_reach_who_is_there_and_say_who_is_not() -> None:
             40008: text("m1", msgtype="song"),
             45002: text("m1", "x" * 2_049),
             40007: text("m1", msgtype="image", image={"media_id": "none"}),
+            40058: text("m1", msgtype="news", news={"articles": [{"url": "u"}]}),
         }
         for errcode, body in refused.items():
             assert (await api("message/send", **body))["errcode"] == errcode
@@ -123,6 +124,8 @@ async def test_the_window_of_customer_service() -> None:
         assert (await api("kf/send_msg", **kf_text("c1", msgid="tact-1")))["msgid"] == "tact-1"
         repeated = await api("kf/send_msg", **kf_text("c1", msgid="tact-1"))
         assert repeated["errcode"] == fake.settings.kf_repeat_errcode
+        link = {"msgtype": "link", "link": {"title": "t", "url": "u"}}  # without its picture
+        assert (await api("kf/send_msg", **(kf_text("c1") | link)))["errcode"] == 40058
         assert (await api("kf/send_msg", **kf_text("c1", msgid="no spaces")))["errcode"] == 40058
         fake.clock.advance(48 * 3_600)
         await api.log_in()

@@ -91,6 +91,7 @@ async def test_the_rule_of_the_corp_ends_mass_messages_to_a_customer() -> None:
 async def test_bad_mass_messages() -> None:
     async with wecom(size=SIZE) as fake, api_of(fake) as api:
         link = {"msgtype": "link", "link": {"title": "t", "url": "u"}}
+        program = {"title": "t", "appid": "wx", "page": "p", "pic_media_id": "gone"}
         to = {"external_userid": ["wm000001"]}
         refused = [
             (41048, {"external_userid": ["nobody"], **SAID}),
@@ -100,6 +101,8 @@ async def test_bad_mass_messages() -> None:
             (45002, {**to, "text": {"content": "x" * 4_001}}),
             (41064, {**to, "attachments": [link] * 10}),
             (41065, {**to, "attachments": [{"msgtype": "song"}]}),
+            (40058, {**to, "attachments": [{"msgtype": "link", "link": {"title": "t"}}]}),
+            (40007, {**to, "attachments": [{"msgtype": "miniprogram", "miniprogram": program}]}),
             (40058, {"external_userid": ["x"] * 10_001, **SAID}),
             (40058, {"chat_type": "group", **SAID}),
         ]

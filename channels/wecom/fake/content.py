@@ -58,10 +58,15 @@ _NEEDS: Final = {
     "textcard": ("title", "description", "url"),
     "miniprogram_notice": ("appid", "title"),
     "template_card": ("card_type",),
-    "link": ("title", "url"),
-    "miniprogram": ("appid",),
+    "link": ("title", "url", "thumb_media_id"),
+    "miniprogram": ("appid", "pagepath", "thumb_media_id"),
     "location": ("latitude", "longitude"),
     "ca_link": ("link_url",),
+}
+_ARTICLES_NEED: Final = {"news": ("title",), "mpnews": ("title", "thumb_media_id", "content")}
+_ATTACHED_NEED: Final = {
+    "link": ("title", "url"),
+    "miniprogram": ("title", "pic_media_id", "appid", "page"),
 }
 
 
@@ -73,17 +78,26 @@ def checked(call: Call, types: Container[str], media: Media) -> tuple[str, dict[
     said = call.body.get(kind)
     if not isinstance(said, dict):
         raise Refused(40058)
-    if not all(said.get(name) not in (None, "") for name in _NEEDS.get(kind, ())):
-        raise Refused(40058)
+    _whole(said, _NEEDS.get(kind, ()))
     if kind in _WITH_MEDIA:
         media.checked(call.corp, said.get("media_id"), call.now_ms)
+    if "thumb_media_id" in _NEEDS.get(kind, ()):
+        media.checked(call.corp, said["thumb_media_id"], call.now_ms)
     if kind in ("text", "markdown") and len(str(said["content"]).encode()) > TEXT_BYTES:
         raise Refused(45002)
     if kind in ("news", "mpnews"):
         articles = said.get("articles")
         if not isinstance(articles, list) or not 1 <= len(articles) <= NEWS:
             raise Refused(40058)
+        for article in articles:
+            _whole(article, _ARTICLES_NEED[kind])
     return kind, said
+
+
+def _whole(said: Any, needs: tuple[str, ...]) -> None:
+    """Raises Refused(40058) unless it has all that it needs."""
+    if not isinstance(said, dict) or any(said.get(name) in (None, "") for name in needs):
+        raise Refused(40058)
 
 
 def checked_mass(call: Call, media: Media) -> dict[str, Any]:
@@ -101,6 +115,9 @@ def checked_mass(call: Call, media: Media) -> dict[str, Any]:
     if len(attachments) > ATTACHMENTS_MOST:
         raise Refused(41064)
     for kind, said in parts(attachments):
+        _whole(said, _ATTACHED_NEED.get(kind, ()))
+        if kind == "miniprogram":
+            media.checked(call.corp, said["pic_media_id"], call.now_ms)
         if kind in ("video", "file") or (kind == "image" and "pic_url" not in said):
             media.checked(call.corp, said.get("media_id"), call.now_ms)
     return {"text": {"content": content}, "attachments": attachments}
