@@ -199,7 +199,7 @@ class HttpSender:
             outcome = await self._send(submission)
         except NotSent as error:
             self.down(error.message, config=False)
-            return Answer("retry", code=error.code)
+            return Answer("retry")  # without a code: it never left, and used up no try
         except Unanswered as error:
             return Answer("unknown", code=error.code)
         except Exception as error:

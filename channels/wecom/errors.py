@@ -169,7 +169,7 @@ def refused(
 def answer_of(error: TactError, clock: Clock) -> Answer:
     """The answer to a submission whose call ended so; for NotSent and Unanswered as well."""
     if isinstance(error, NotSent):
-        return Answer("retry", code=error.code, retry_after_ms=error.retry_after_ms)
+        return Answer("retry", retry_after_ms=error.retry_after_ms)  # no code: it never left
     if isinstance(error, Unanswered) or not isinstance(error, WecomError):
         return Answer("unknown", code=error.code)
     verdict, code = error.verdict, str(error.errcode)

@@ -188,7 +188,7 @@ def test_a_message_carries_the_deliverys_own_id() -> None:
         (refused(95004), Answer("failed", failure="config", code="95004")),
         (refused(40007), Answer("failed", failure="rejected_content", code="40007")),
         (refused(-1), Answer("retry", code="-1")),
-        (NotSent("no connection"), Answer("retry", code="http-not-sent")),
+        (NotSent("no connection"), Answer("retry")),  # no code: no try is used up
         (Unanswered("HTML"), Answer("unknown", code="http-unanswered")),
         (
             refused(45009, until_ms=START_MS + 61_000),
