@@ -17,7 +17,7 @@ from channels.wecom.fake.areas import Areas
 from channels.wecom.fake.callbacks import Poster
 from channels.wecom.fake.tokens import Tokens
 from channels.wecom.fake.trouble import Trouble, Troubles
-from channels.wecom.fake.world import App, Control, Corp, Refused, World
+from channels.wecom.fake.world import Control, Corp, Refused, World
 from hub.errors import TactError
 
 
@@ -121,7 +121,7 @@ class Controls:
 
     def _event(self, corp: Corp, body: dict[str, Any]) -> None:
         """{event, fields?, agent_id?}: any event, also of a type that nobody knows."""
-        app = _app(corp, body)
+        app = corp.app(body)
         self._world.tell_app(corp, app, body["event"], **body.get("fields", {}))
 
     def _repeat(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Controls:
     async def _callback_url(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
         """{url, token?, key?, agent_id?, verify?}: where callbacks go from now on. With `verify`
         the URL must prove itself first, as in the console, and is else left as it was."""
-        app = _app(corp, body)
+        app = corp.app(body)
         scene = app.scene
         before = (scene.callback_url, scene.callback_token, scene.callback_key)
         scene.callback_url = body["url"]
@@ -154,10 +154,6 @@ class Controls:
         if verified is False:
             scene.callback_url, scene.callback_token, scene.callback_key = before
         return {"verified": verified}
-
-
-def _app(corp: Corp, body: dict[str, Any]) -> App:
-    return corp.apps[body["agent_id"]] if "agent_id" in body else next(iter(corp.apps.values()))
 
 
 def _json(body: Mapping[str, Any], status: int = 200) -> web.Response:

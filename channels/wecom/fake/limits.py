@@ -59,8 +59,6 @@ class Day:
         self._day = -1
         self._sum = 0
 
-    period_ms = DAY_MS
-
     def room(self, now_ms: int) -> int | None:
         """How many more there may be; None: any number."""
         if not self.limit:

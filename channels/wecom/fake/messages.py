@@ -17,7 +17,6 @@ from channels.wecom.fake.media import Media
 from channels.wecom.fake.world import (
     HOUR_MS,
     MINUTE_MS,
-    App,
     Call,
     Control,
     Corp,
@@ -163,7 +162,7 @@ class Messages:
 
     def member_writes(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
         """{userid, text, agent_id?}: a member writes to an application."""
-        app = _app(corp, body)
+        app = corp.app(body)
         msgid = self._world.new_id("")
         fields: dict[str, object] = {
             "ToUserName": corp.id,
@@ -200,7 +199,3 @@ class Messages:
 def _key(call: Call) -> int:
     sorted_body = msgspec.json.encode(call.body, order="deterministic")
     return xxh3_64_intdigest(f"{call.corp.id} {call.app.scene.agent_id} ".encode() + sorted_body)
-
-
-def _app(corp: Corp, body: dict[str, Any]) -> App:
-    return corp.apps[body["agent_id"]] if "agent_id" in body else next(iter(corp.apps.values()))

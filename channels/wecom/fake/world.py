@@ -80,6 +80,10 @@ class Corp:
         self.members = {name: Member(name) for name in members}
         self.contacts: dict[str, Contact] = {}
 
+    def app(self, body: dict[str, Any]) -> App:
+        """The application that a control names by its agent_id, else the first. Raises KeyError."""
+        return self.apps[body["agent_id"]] if "agent_id" in body else next(iter(self.apps.values()))
+
     def here(self, userid: str) -> bool:
         """Whether there is such a member, who has not left."""
         member = self.members.get(userid)
