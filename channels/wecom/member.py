@@ -168,7 +168,7 @@ class MemberProvider:
         self, content: dict[str, Any], delivery: Delivery, to: str, group: bool
     ) -> Job | AnyOrder:
         op = content["op"]
-        if op == "moment.create":
+        if op == "moment.create" and not group:
             return Job("moment", _bounded(moment_of(content, self._config.userid)), to)
         if op == "mass.cancel":
             intent = content.get("intent")

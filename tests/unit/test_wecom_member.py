@@ -576,6 +576,7 @@ def test_a_group_gets_another_owner_or_has_it_already(failed: Any, owner: str, k
         ({"op": "group.dissolve"}, {"customer": "~w"}, "no-api"),
         ({"op": "group.update", "name": "n"}, {"customer": "~w"}, "no-api"),
         ({"op": "group.invite"}, {}, "content"),
+        ({"op": "moment.create", "text": "x"}, {"customer": "~w"}, "content"),
         ({"op": "what"}, {}, "content"),
         ({"op": "mass.cancel"}, {}, "content"),
         ({"text": "x", "welcome_code": ""}, {}, "content"),
