@@ -234,7 +234,7 @@ def copied(value: Any, depth: int = DEPTH) -> Any:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):
-        inner = value.items() if depth else ()
+        inner = value.items()
         return {clean(str(key)): copied(one, depth - 1) for key, one in inner} if depth else None
     if isinstance(value, list):
         return [copied(one, depth - 1) for one in value] if depth else None

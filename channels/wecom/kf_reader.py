@@ -52,8 +52,8 @@ BACKOFF_MAX_S: Final = 60.0
 PAUSE_MAX_S: Final = 600.0
 """A pause that WeCom asks for is kept up to here: a limit of a day is asked about again sooner."""
 CURSOR_TRIES: Final = 3
-"""So often in a row a page is refused, for good and without a token, until its cursor is taken to
-be the reason and reading begins anew."""
+"""So often in a row a page is refused for good until its cursor is taken to be the reason, and
+reading begins anew."""
 
 _log = structlog.get_logger(__name__)
 _size = msgspec.json.Encoder().encode

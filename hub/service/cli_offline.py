@@ -107,7 +107,11 @@ def check_accounts(
         spare = f", failover {account.failover}" if account.failover else ""
         typer.echo(f"  {account.name}: {account.channel} by {account.provider}{spare}")
         typer.echo(f"    limits: {limits or 'none'}")
-        typer.echo(f"    repeats: {PROVIDERS[account.provider].guarantee}")
+        kind = PROVIDERS[account.provider]
+        if kind.window:
+            most, hours = kind.window.messages, kind.window.within_ms // 3_600_000
+            typer.echo(f"    window: {most} messages within {hours}h of the customer's last one")
+        typer.echo(f"    repeats: {kind.guarantee}")
 
 
 def _rule(kind: str, rule: Any) -> str:
