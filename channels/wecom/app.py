@@ -141,7 +141,11 @@ class AppProvider(HttpProvider):
         self._clock = clock
         self._duplicates_s = ms(config, "duplicate_check") // 1_000
         self._closed = ClosedGroups({})
-        self._rates = GroupRates()
+        self._rates = GroupRates(
+            per_min=config.group_per_min,
+            per_hour=config.group_per_hour,
+            member_per_min=config.group_member_per_min,
+        )
         self._known = KnownMembers()
         self._client = client or WecomClient(config, clock, chance, counted=self._count)
         self._batches = Batches(
@@ -184,12 +188,14 @@ class AppProvider(HttpProvider):
             raise Unsendable("this group was dissolved", failure="dead_address", code=GROUP_CLOSED)
         if is_command(content):
             return group_order(content, chat)
-        return GroupMessage(chat, {"chatid": chat, **render(content, "appchat")})
+        return GroupMessage(
+            chat, {"chatid": chat, **render(content, "appchat", self._config.content)}
+        )
 
     def _to_member(self, delivery: Delivery, content: dict[str, Any]) -> MemberMessage:
         if USERID.match(delivery.to) is None:
             raise Unsendable("this is no userid of a member", failure="dead_address", code="userid")
-        body = render(content, "app")
+        body = render(content, "app", self._config.content)
         if asks(body):
             body = self._with_task(body, delivery.id)
         alone = "enable_duplicate_check" in body

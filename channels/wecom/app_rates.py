@@ -13,11 +13,6 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-PERSON_TIMES_MIN: Final = 20_000
-PERSON_TIMES_HOUR: Final = 150_000
-"""Of a corp. 150,000 is that of one that is small or not verified; others have 350,000 and more."""
-MEMBER_MIN: Final = 200
-"""Group messages of one application to one member; the 10,000 a day are seven a minute all day."""
 PARTS: Final = 60
 """A period is counted in so many parts, whole ones only: never more than it is taken for."""
 KNOWN_S: Final = 600.0
@@ -63,12 +58,8 @@ class _Period:
 class GroupRates:
     """What the groups of one application were told lately."""
 
-    def __init__(
-        self,
-        per_min: int = PERSON_TIMES_MIN,
-        per_hour: int = PERSON_TIMES_HOUR,
-        member_per_min: int = MEMBER_MIN,
-    ) -> None:
+    def __init__(self, *, per_min: int, per_hour: int, member_per_min: int) -> None:
+        """`per_min` and `per_hour` are person-times of the corp."""
         self._periods = (_Period(per_min, 60.0), _Period(per_hour, 3_600.0))
         self._member_per_min = member_per_min
         self._members: dict[str, deque[float]] = {}

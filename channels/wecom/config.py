@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from channels.http import ANSWER_S, CONNECT_S, CONNECTIONS, CONNECTIONS_MAX, checked_url
+from channels.wecom.content import LIMITS, ContentLimits
 from hub.errors import ConfigError, PolicyError
 from hub.policy.document import duration_ms
 
@@ -64,6 +65,8 @@ class WecomConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True)
     are refused."""
     api_per_min: Annotated[int, Meta(ge=1)] = API_PER_MIN
     api_per_hour: Annotated[int, Meta(ge=1)] = API_PER_HOUR
+    content: ContentLimits = LIMITS
+    """How long what is said may be: `[accounts.wecom.content]`."""
     connections: Annotated[int, Meta(ge=1, le=CONNECTIONS_MAX)] = CONNECTIONS
     connect_s: Annotated[float, Meta(gt=0, le=60)] = CONNECT_S
     answer_s: Annotated[float, Meta(gt=0, le=300)] = ANSWER_S
@@ -80,6 +83,13 @@ class AppConfig(WecomConfig, forbid_unknown_fields=True, kw_only=True, frozen=Tr
     duplicate_check: str = "30m"
     """Of cards that a member answers WeCom drops a repeat within this time (0s: it does not; at
     most 4h). Other messages may be meant twice."""
+    group_per_min: Annotated[int, Meta(ge=1)] = 20_000
+    group_per_hour: Annotated[int, Meta(ge=1)] = 150_000
+    """Person-times of all groups together: a message counts once for each member. 150,000 is what a
+    corp has that is small or not verified; others have 350,000 and more."""
+    group_member_per_min: Annotated[int, Meta(ge=1, le=10_000)] = 200
+    """Group messages to one member: WeCom drops what is over it, and over 10,000 a day (seven a
+    minute all day), without a word."""
 
 
 class KfConfig(WecomConfig, forbid_unknown_fields=True, kw_only=True, frozen=True):

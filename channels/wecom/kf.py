@@ -287,11 +287,11 @@ def part_of(content: Mapping[str, Any], config: KfConfig, delivery: str) -> KfPa
         return KfPart("transfer", _transfer_of(content, config, delivery))
     codes = [content[key] for key in ("welcome_code", "code") if key in content]
     if not codes:
-        return KfPart("message", render(content, "kf"))
+        return KfPart("message", render(content, "kf", config.content))
     if len(codes) > 1 or not isinstance(codes[0], str) or _CODE.match(codes[0]) is None:
         raise Unsendable("needs one code", failure="rejected_content", code="code")
     said = {k: v for k, v in content.items() if k not in ("welcome_code", "code", "welcome_until")}
-    body = {"code": codes[0], **render(said, "event")}
+    body = {"code": codes[0], **render(said, "event", config.content)}
     return KfPart("answer", body, _until_of(content.get("welcome_until")))
 
 

@@ -46,7 +46,7 @@ from channels.wecom.contacts import (
     join_way_of,
     transfer_of,
 )
-from channels.wecom.content import render
+from channels.wecom.content import ContentLimits, render
 from channels.wecom.crypto import CallbackRefused
 from channels.wecom.errors import WecomError, answer_of, stop_of
 from channels.wecom.member_intake import WINDOW, Intake, Job, Shelf
@@ -160,8 +160,9 @@ class MemberProvider:
         if "welcome_code" in content:
             if group:
                 raise _unsendable("a welcome message is for a customer, not for a group")
-            return Prepared(recipient, 0, (_welcome(content),))
-        job = Job("group" if group else "single", _mass(bytes(delivery.content)), to, True)
+            return Prepared(recipient, 0, (_welcome(content, self._config.content),))
+        body = _mass(bytes(delivery.content), self._config.content)
+        job = Job("group" if group else "single", body, to, True)
         return Prepared(recipient, 1, (job,))
 
     def _ordered(
@@ -311,9 +312,9 @@ def _unsendable(problem: str) -> Unsendable:
 
 
 @lru_cache(maxsize=32)
-def _mass(content: bytes) -> bytes:
+def _mass(content: bytes, limits: ContentLimits) -> bytes:
     """What WeCom is given of a mass message. Ten thousand of the same share one."""
-    return _bounded(render(msgspec.json.decode(content), "external"))
+    return _bounded(render(msgspec.json.decode(content), "external", limits))
 
 
 def _bounded(body: dict[str, Any]) -> bytes:
@@ -323,7 +324,7 @@ def _bounded(body: dict[str, Any]) -> bytes:
     return packed
 
 
-def _welcome(content: dict[str, Any]) -> Welcome:
+def _welcome(content: dict[str, Any], limits: ContentLimits) -> Welcome:
     code, until = content.pop("welcome_code"), content.pop("welcome_until", None)
     if not isinstance(code, str) or not code or len(code) > 256:
         raise _unsendable("welcome_code must be the code of the event")
@@ -333,4 +334,4 @@ def _welcome(content: dict[str, Any]) -> Welcome:
             until_ms = parse_rfc3339(until)
         except (ValueError, TypeError):
             raise _unsendable("welcome_until must be a time with an offset") from None
-    return Welcome(code, until_ms, render(content, "external"))
+    return Welcome(code, until_ms, render(content, "external", limits))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from importlib import import_module
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from channels.accounts import AccountConfig, parse_accounts
-from channels.provider import Provider
+from channels.provider import Provider, Unsendable
 from channels.registry import PROVIDERS
+from hub.clock import SystemClock
 from hub.errors import ConfigError
-from hub.service.accounts import read_accounts
+from hub.service.accounts import _Nobody, read_accounts
+from tests.support.sms_web import delivery
 
 HEAD = 'version = 1\n[[accounts]]\nname = "sms"\nchannel = "sms"\nprovider = "smpp"\n'
 SMPP = '[accounts.smpp]\nhost = "h"\nsystem_id = "s"\npassword = { env = "PW" }\n'
@@ -148,6 +152,21 @@ def test_accounts_share_the_credentials_of_their_application() -> None:
         assert account.settings.callback_key == "k" * 43
     assert shared(li)[1].limits_of("recipient") == ["7/week"]
     assert shared()[0].limits_of("recipient") == ["30/min", "1000/h"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "key"),
+    [("wecom-kf", 'open_kfid = "wk1"'), ("wecom-member", 'userid = "li"'), ("wecom-app", "")],
+)
+def test_how_long_a_content_may_be_is_configuration(provider: str, key: str) -> None:
+    own = key and f'app = "crm"\n{key}'
+    own = own or 'corp_id = "ww2"\nagent_id = 1\nsecret = { env = "PW" }'
+    for limit, sendable in ((5, True), (4, False)):
+        table = f"{own}\n[accounts.wecom.content]\ntext = {limit}\nmass_text = {limit}"
+        account = shared(sharing("one", provider, table))[1]
+        made = PROVIDERS[provider].make(account, _Nobody(), SystemClock(), Random(1))
+        with contextlib.nullcontext() if sendable else pytest.raises(Unsendable):
+            made.prepare(delivery({"text": "abcde"}, to="wm1"))
 
 
 @pytest.mark.parametrize(

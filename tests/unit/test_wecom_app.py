@@ -16,7 +16,7 @@ from channels.http import NotSent, Unanswered
 from channels.provider import Answer, Bundle, Callback, Prepared, Stored, Submission, Unsendable
 from channels.wecom.app import AppConfig, AppProvider, check
 from channels.wecom.app_groups import CLOSED_NOTES, ClosedGroups
-from channels.wecom.app_rates import MEMBER_MIN, GroupRates, KnownMembers
+from channels.wecom.app_rates import GroupRates, KnownMembers
 from channels.wecom.callbacks import Event
 from channels.wecom.errors import refused
 from hub.contract.types import Delivery
@@ -438,13 +438,15 @@ async def test_only_what_may_be_done_twice_is_done_again(
 
 async def test_a_group_is_not_told_what_its_members_would_not_get(bench: Bench) -> None:
     bench.client.script = lambda name, body: {"chat_info": {"userlist": ["li", "wu"]}}
-    for number in range(MEMBER_MIN):
+    for number in range(CONFIG.group_member_per_min):
         group = f"~g{number % 4}"  # the members are in all of them
         assert (await bench.send(to(group, {"text": "t"}, f"x:{number}:1"))).kind == "accepted"
     answer = await bench.send(to("~g9", {"text": "t"}))
     assert (answer.kind, answer.scope, answer.code) == ("throttled", "recipient", "group-rate")
     assert answer.retry_after_ms == 60_000
-    assert sum(name == "appchat/send" for name, _ in bench.client.calls) == MEMBER_MIN
+    assert (
+        sum(name == "appchat/send" for name, _ in bench.client.calls) == CONFIG.group_member_per_min
+    )
     assert sum(name == "appchat/get" for name, _ in bench.client.calls) == 5
 
 
