@@ -12,6 +12,7 @@ from hub.errors import PolicyError, TactError
 from tests.support.tidy import modules
 
 RETRYABLE = {
+    "ArchiveUnreadable": "files come back",
     "GatewayFull": "there is room again when the hub has caught up",
     "GatewayUnavailable": "connections come back",
     "HubAway": "no hub answers yet: it may be starting",
@@ -24,6 +25,7 @@ RETRYABLE = {
     "NatsExited": "the server may start at the second try",
     "NoOwner": "partitions are claimed again within seconds",
     "NotSent": "providers come back",
+    "NotStored": "the ledger comes back, and it is read again",
     "RayFailed": "Ray may start at the second try",
 }
 """Every error after which the same call may go well, and why. All others need a change first."""
