@@ -22,7 +22,7 @@ from hub.ledger.reading import last_message
 from hub.ledger.streams import LEDGER
 
 _record = msgspec.msgpack.Decoder(LogRecord).decode
-_receipt = msgspec.json.Decoder(dict[str, str]).decode
+_receipt = msgspec.json.Decoder(dict[str, Any]).decode
 _deliveries = msgspec.json.Decoder(list[dict[str, Any]] | dict[str, Any]).decode
 
 
@@ -53,6 +53,7 @@ class AttemptLog:
         self._chain = 0
         """Sequence of the last record: the next one names it."""
         self._holes = 0
+        self._problem: Exception | None = None
 
     async def start(self) -> None:
         """Follow from the beginning, as long as the connection lives."""
@@ -60,7 +61,11 @@ class AttemptLog:
         for subject, take in ((self._out, self.take_deliveries), (self._log, self.take_record)):
 
             async def read(message: Msg, take: Callable[[int, bytes], None] = take) -> None:
-                take(message.metadata.sequence.stream, message.data)
+                try:
+                    take(message.metadata.sequence.stream, message.data)
+                except Exception as error:  # the client would only log it
+                    self._problem = error
+                    raise
 
             await stream.subscribe(subject, stream=LEDGER, ordered_consumer=True, cb=read)
 
@@ -75,6 +80,8 @@ class AttemptLog:
 
         Raises NotWhole when a part of the log was gone before it came.
         """
+        if self._problem is not None:
+            raise NotWhole(f"{self._log} could not be read") from self._problem
         if self._holes:
             raise NotWhole(f"{self._log} has {self._holes} holes: it was read too slowly")
         if self._read < up_to:

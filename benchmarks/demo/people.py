@@ -34,9 +34,11 @@ TALK_S = 2.0
 """From the clerk's answer to the end."""
 THANKS, THANKS_S = "Thank you!", 0.2
 """What the customer says so long after the end."""
-VISITORS = 100
-"""Customers who add a seller."""
-VISIT_S = 1 / 5
+FRIENDS, FRIEND_S = 60, 1 / 8
+"""Customers who add a seller at once, and get a mass message. Its task is at WeCom before a host is
+killed: what a host leaves unanswered there is looked for after a minute and a half only."""
+VISITORS, VISIT_S = 40, 1.0
+"""And those who do while hosts are killed."""
 TEAMS = 3
 REPORTS = 4
 REPORT_S = 5.0
@@ -106,13 +108,10 @@ class People:
         await self._wecom.do("customer-writes", external_userid=customer, text=THANKS)
 
     async def _visit(self) -> None:
-        """They add a seller, who is then asked to write to all of them."""
-        visitors = {f"wmnew{number:05}": SELLERS[number % 2] for number in range(VISITORS)}
-        for customer, seller in visitors.items():
-            await self._wecom.do("add-contact", external_userid=customer, userid=seller)
-            await asyncio.sleep(VISIT_S)
+        """They add a seller, who is asked to write to all of the first."""
+        friends = await self._added(range(FRIENDS), FRIEND_S)
         content = {"text": "Our summer catalogue is here."}
-        for number, (customer, seller) in enumerate(visitors.items()):
+        for number, (customer, seller) in enumerate(friends.items()):
             await self._send(
                 CRM,
                 f"catalogue-{number}",
@@ -122,6 +121,16 @@ class People:
                 account=seller,
                 to={"wecom": customer},
             )
+
+        await self._added(range(FRIENDS, FRIENDS + VISITORS), VISIT_S)
+
+    async def _added(self, numbers: range, pause_s: float) -> dict[str, str]:
+        """Customers, each with the seller she has added."""
+        added = {f"wmnew{number:05}": SELLERS[number % len(SELLERS)] for number in numbers}
+        for customer, seller in added.items():
+            await self._wecom.do("add-contact", external_userid=customer, userid=seller)
+            await asyncio.sleep(pause_s)
+        return added
 
     # ---- members -------------------------------------------------------------------------------
 

@@ -31,24 +31,25 @@ def add_talks(table: Table, facts: TalkFacts, told: Mapping[str, Any]) -> None:
     table.add_row(
         "  a person took over",
         f"{facts.taken_over:,}",
-        f"{facts.held:,} campaign messages were held until the person was done: {went or 'none'}",
+        f"{facts.held:,} campaign messages were held until the person was done, then "
+        f"{went or 'none'} went",
     )
     table.add_row(
         "order notices by WeCom",
         f"{facts.in_window:,}",
         "WeCom allows 5 within 48 h of a customer's own message",
     )
-    refused = "".join(f"; {count:,} after {why}" for why, count in facts.refused.most_common(3))
+    refused = "".join(f"; {count:,} refused: {why}" for why, count in facts.refused.most_common(3))
     table.add_row(
         "  window closed: by SMS",
         f"{facts.closed + facts.refused.total():,}",
         f"{facts.closed:,} by our policy, before WeCom was asked{refused}",
     )
     table.add_row(
-        "answers of WeCom lost",
+        "answers lost by WeCom",
         f"{counts.get('trouble_cut', 0):,}",
-        f"{counts.get('kf_repeated_msgid', 0):,} messages sent again under their id, those open at "
-        "the kill among them, which WeCom knew",
+        "such a message is sent again under its id, as are those open at the kill: WeCom knew "
+        f"{counts.get('kf_repeated_msgid', 0):,}",
     )
     table.add_row(
         "welcome messages",

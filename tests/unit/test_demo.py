@@ -584,7 +584,7 @@ def test_the_accounts_log_tells_what_was_open_at_the_kill():
     log.take_deliveries(3, b'[{"id":"x","account":"sms"},{"id":"y","account":"sms"}]')
     log.take_record(5, log_record(1, 0))
     log.take_record(6, log_record(1, 5, a_x=attempt(WAITING), a_y=attempt(OPEN)))
-    outbound = [Outbound("receipt", "c1", "m", b'{"delivery":"y","status":"sent"}')]
+    outbound = [Outbound("receipt", "c1", "m", b'{"delivery":"y","status":"sent","last":true}')]
     log.take_record(8, log_record(1, 6, a_x=attempt(OPEN), a_y=attempt(ACCEPTED), o_1=outbound))
     assert log.unfinished(2) == {} and log.unfinished(4) == {"not read": 1}
     assert log.unfinished(3) == {"open": 1, "accepted": 1}
@@ -594,7 +594,11 @@ def test_the_accounts_log_tells_what_was_open_at_the_kill():
     assert not log.unfinished(3)
     shown = [(each.sequence, each.delivery, each.open) for each in log.openings]
     assert shown == [(6, "y", True), (8, "x", True), (8, "y", False), (11, "x", False)]
-    log.take_record(13, log_record(2, 12))
+    other = Attempt("wecom", "wecom", "c1", "shop", 3, 1, 0, 0, state=OPEN)
+    theirs = [Outbound("receipt", "c1", "m", b'{"delivery":"z","status":"sent"}')]
+    log.take_record(12, log_record(2, 11, o_2=theirs, a_z=other))  # another account's: not ours
+    assert len(log.openings) == 4 and len(log.decided) == 1
+    log.take_record(13, log_record(2, 11))
     with pytest.raises(NotWhole):
         log.unfinished(3)
 
