@@ -52,7 +52,7 @@ from channels.wecom.config import KfConfig, check
 from channels.wecom.content import content_of, render
 from channels.wecom.crypto import CallbackRefused
 from channels.wecom.errors import WecomError, answer_of, stop_of
-from channels.wecom.kf_messages import TAKEOVER_MS
+from channels.wecom.kf_messages import ADDRESS, TAKEOVER_MS
 from channels.wecom.kf_reader import KfReader
 from hub.clock import Clock
 from hub.contract.times import parse_rfc3339, rfc3339
@@ -74,7 +74,6 @@ QUEUE: Final = "queue"
 QUEUED, HUMAN, ENDED = 2, 3, 4
 """States of a session; 0 is new, 1 served by the program."""
 
-_ADDRESS = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _MEMBER = re.compile(r"[A-Za-z0-9._@-]{1,64}\Z")
 _CODE = re.compile(r"[!-~]{1,256}\Z")
 
@@ -125,7 +124,7 @@ class KfProvider(HttpProvider):
 
     def prepare(self, delivery: Delivery) -> Prepared:
         """Pure: the customer, and what will be sent. Raises Unsendable."""
-        if _ADDRESS.match(delivery.to) is None:
+        if ADDRESS.match(delivery.to) is None:
             raise Unsendable("not an external_userid", failure="dead_address", code="address")
         part = part_of(content_of(delivery), self._config, delivery.id)
         return Prepared(delivery.to, units=1, parts=(part,), free=part.does != "message")

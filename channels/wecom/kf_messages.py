@@ -82,7 +82,8 @@ FAILURES: Final[dict[int, FailureClass]] = {
 REFUSED: Final = 10
 """The `fail_type` of a customer who refuses our messages: an opt-out."""
 
-_ADDRESS = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+ADDRESS: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+"""An external_userid."""
 _PLAIN_ID = re.compile(r"[!-~]{1,64}\Z")
 
 
@@ -177,7 +178,7 @@ class _Source(Struct, frozen=True):
         return cls(
             id=plain_id(message.get("msgid")) or _digest(message),
             at_ms=min(sent_s * 1_000, now_ms) if valid else now_ms,
-            sender=sender if _ADDRESS.match(sender) else "",
+            sender=sender if ADDRESS.match(sender) else "",
             type=kind,
             body=body,
         )
