@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import nats
 import pytest
 
 from tests.support.hub import Hub, tact, within
+from tests.support.programs import SmsProgram
 
 pytestmark = [pytest.mark.nats, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -69,43 +68,6 @@ callback_token = {{ file = "callback.secret" }}
 """
 
 
-class Fake:
-    """A simulator as a user starts it: one line with its port, commands on standard input."""
-
-    def __init__(self, module: str, directory: Path, *options: str) -> None:
-        self.record = directory / f"{module}.jsonl"
-        with open(directory / f"{module}.log", "wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", f"channels.sms.fake.{module}", "--port", "0"),
-                    *("--record", str(self.record), *options),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-        assert self.process.stdout is not None
-        self.port = json.loads(self.process.stdout.readline())["port"]
-
-    def says(self, **fields: str) -> None:
-        """A customer writes."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"mo": fields}).encode() + b"\n")
-        self.process.stdin.flush()
-
-    def submitted(self, text: str = "") -> list[dict[str, Any]]:
-        lines = map(json.loads, self.record.read_text().splitlines())
-        content = text.encode("utf-16-be").hex()
-        return [each for each in lines if each["kind"] == "submit" and content in each["content"]]
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("hub")
@@ -116,22 +78,22 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def smsc(directory: Path) -> Iterator[Fake]:
-    fake = Fake("smsc", directory, "--receipt-ms", "100", "--seed", "7")
+def smsc(directory: Path) -> Iterator[SmsProgram]:
+    fake = SmsProgram("smsc", directory, "--receipt-ms", "100", "--seed", "7")
     yield fake
     fake.stop()
 
 
 @pytest.fixture(scope="module")
-def web(directory: Path) -> Iterator[Fake]:
+def web(directory: Path) -> Iterator[SmsProgram]:
     options = "--user", "tact", "--password", "webpass", "--receipt-ms", "100"
-    fake = Fake("urlgateway", directory, *options)
+    fake = SmsProgram("urlgateway", directory, *options)
     yield fake
     fake.stop()
 
 
 @pytest.fixture(scope="module")
-def hub(directory: Path, smsc: Fake, web: Fake) -> Iterator[Hub]:
+def hub(directory: Path, smsc: SmsProgram, web: SmsProgram) -> Iterator[Hub]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -155,14 +117,14 @@ def states(hub: Hub, intent: str) -> list[str]:
     return [outcome["state"] for outcome in life(hub, intent)]
 
 
-def test_an_sms_leaves_and_its_receipt_comes_back(hub: Hub, smsc: Fake) -> None:
+def test_an_sms_leaves_and_its_receipt_comes_back(hub: Hub, smsc: SmsProgram) -> None:
     hub.send(id="a1", customer="ann", category="otp", text="code 1", to="sms=13800000001")
     within(30, lambda: states(hub, "a1") == ["dispatched", "sent", "delivered"])
     (submit,) = smsc.submitted("【塔克特】code 1")
     assert submit["to"] in ("8613800000001", "+8613800000001")
 
 
-def test_a_gateway_over_http_reports_to_the_hubs_own_address(hub: Hub, web: Fake) -> None:
+def test_a_gateway_over_http_reports_to_the_hubs_own_address(hub: Hub, web: SmsProgram) -> None:
     hub.send(
         id="w1", customer="bob", category="otp", text="code 2", to="sms=13800000002", account="web"
     )
@@ -220,7 +182,7 @@ def test_what_no_channel_before_it_could_do_goes_by_sms(hub: Hub) -> None:
     assert "dead_address" in second["reason"]
 
 
-def test_a_refusal_by_sms_ends_marketing_and_is_answered_once(hub: Hub, smsc: Fake) -> None:
+def test_a_refusal_by_sms_ends_marketing_and_is_answered_once(hub: Hub, smsc: SmsProgram) -> None:
     for _ in range(2):
         smsc.says(**{"from": "+8613800000001", "to": "10690001", "text": "ｔｄ"})
     within(30, lambda: smsc.submitted("【塔克特】已退订"))
@@ -237,7 +199,7 @@ def test_a_refusal_by_sms_ends_marketing_and_is_answered_once(hub: Hub, smsc: Fa
 
 
 def test_a_killed_host_of_accounts_is_replaced_and_nothing_is_sent_twice(
-    hub: Hub, smsc: Fake
+    hub: Hub, smsc: SmsProgram
 ) -> None:
     before = json.loads(hub.get("/status")[1])["accounts"]["sms"]["pid"]
     assert before in hub.ready["pids"]["accounts"]
