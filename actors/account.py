@@ -428,7 +428,8 @@ class Account:
             if failure == "window_closed" and self._kind.window is not None:
                 closed(self._effects, self._kind.window, attempt, now)
             self._close(entry)
-            self._end(delivery, attempt, "failed", now, failure, answer.code)
+            self.tell(delivery, attempt, "failed", now, failure, answer.code)
+            self._linger(delivery, attempt, now)
         else:
             self._refused(entry, answer, now)
         return entry
@@ -524,6 +525,8 @@ class Account:
                 self._end(delivery, attempt, "unknown", now, None, "no-answer")
         elif attempt.state == ACCEPTED:
             self._effects.count("tact_ignored_total", "receipt-never-came")
+            if not attempt.told:
+                self.tell(delivery, attempt, "unknown", now, None, "no-receipt")
             self._linger(delivery, attempt, now)
 
     def changed(self, link: Link, now: int) -> None:
@@ -555,6 +558,8 @@ class Account:
         failure: FailureClass | None,
         code: str,
     ) -> None:
+        if status == "failed" and attempt.unsure:  # by our word: it may have arrived before
+            status, failure = "unknown", None
         self.tell(delivery, attempt, status, now, failure, code, last=status == "sent")
         self._linger(delivery, attempt, now)
 

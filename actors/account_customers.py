@@ -9,6 +9,7 @@ account does in any case, before the provider is called.
 from __future__ import annotations
 
 from actors.account_effects import Effects
+from actors.account_gate import CLAIM_MS
 from actors.account_state import Attempt, Peer, pack, peer_key, unpack_peer
 from channels.registry import Window
 
@@ -22,9 +23,12 @@ def peer_of(effects: Effects, account: str, address: str) -> Peer | None:
 def follows(effects: Effects, window: Window, attempt: Attempt, now: int) -> bool:
     """Count an attempt among what follows the customer's last message. False: none may now."""
     peer = peer_of(effects, attempt.account, attempt.recipient)
-    late = peer is None or not peer.wrote_ms or now - peer.wrote_ms >= window.within_ms
-    if attempt.windowed:  # it was counted when it was claimed before
-        return attempt.unsure or not late
+    leaves_ms = now + CLAIM_MS  # at the latest
+    late = peer is None or not peer.wrote_ms or leaves_ms >= peer.wrote_ms + window.within_ms
+    if attempt.windowed and attempt.unsure:
+        return True  # it may have arrived
+    if attempt.windowed and peer is not None and 0 in peer.followed:
+        return not late  # it was counted when it was claimed before
     if peer is None or late or len(peer.followed) >= window.messages:
         return False
     peer.followed.append(0)
@@ -53,6 +57,6 @@ def wrote(peer: Peer, at_ms: int) -> None:
 def closed(effects: Effects, window: Window, attempt: Attempt, now: int) -> None:
     """The provider says that no more may follow: it has counted what we have not."""
     peer = peer_of(effects, attempt.account, attempt.recipient)
-    if peer is not None and len(peer.followed) < window.messages:
-        peer.followed += [now] * (window.messages - len(peer.followed))
+    if peer is not None:
+        peer.followed = [now] * window.messages  # nothing that was counted may leave either
         effects.store(peer_key(attempt.account, attempt.recipient), pack(peer))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -35,6 +36,8 @@ from hub.ledger.port import Entry as BatchEntry
 
 RETRY_S = 2.0
 """Between two tries of an errand; a try itself is repeated by the ledger for longer."""
+TOLD_TURNS = 64
+"""Turns whose outbox is told together: what is behind waits for what is before."""
 FETCHES = 16
 """Messages read from the ledger for their bodies at a time: 4 MiB of arrays."""
 
@@ -118,23 +121,32 @@ class _Errands:
 
 
 class Outbox(_Errands):
-    """Tells INTAKE what turns have committed that it will be told."""
+    """Tells INTAKE what turns have committed that it will be told: a partition's in their order,
+    for what a customer writes is read in the order of INTAKE."""
 
-    def send(self, partition: AccountPartition, key: str) -> None:
-        """Begin to tell one turn's outbox; `partition.settled(key)` is called when it is done."""
-        self._start(self._until_stored(partition, key))
+    def __init__(self, ledger: AccountLedger, look: Callable[[], None]) -> None:
+        super().__init__(ledger, look)
+        self._telling: set[AccountPartition] = set()
 
-    async def _until_stored(self, partition: AccountPartition, key: str) -> None:
-        while not partition.lost and key in partition.unsent:
+    def send(self, partition: AccountPartition) -> None:
+        """Begin to tell what is unsent; `partition.settled(key)` is called for what is done."""
+        if partition.unsent and partition not in self._telling:
+            self._telling.add(partition)
+            self._start(self._until_stored(partition))
+
+    async def _until_stored(self, partition: AccountPartition) -> None:
+        while partition.unsent and not partition.lost:
+            keys = list(islice(partition.unsent, TOLD_TURNS))
             try:
-                await self._ledger.tell(partition.unsent[key])
+                await self._ledger.tell([one for key in keys for one in partition.unsent[key]])
             except TactError as error:
                 log.warning("outbox-waits", code=error.code, partition=partition.number)
                 await asyncio.sleep(RETRY_S)
                 continue
-            partition.settled(key)
+            for key in keys:
+                partition.settled(key)
             self._look()
-            return
+        self._telling.discard(partition)
 
 
 class Bodies(_Errands):

@@ -54,6 +54,9 @@ RECORD_BYTES = 512 * KIB
 HANDED_BYTES = 512
 """Of a delivery for another account beside its content, about."""
 
+AccountOf = Callable[[str], Account | None]
+"""The account of a name, made if it is not in memory; None: it is not configured."""
+
 _encode = msgspec.json.encode
 
 
@@ -260,8 +263,8 @@ class AccountPartition:
 
     # ---- time ------------------------------------------------------------------------------------
 
-    def due(self, now: int, most: int) -> None:
-        """Carry out up to `most` wake-ups."""
+    def due(self, now: int, most: int, account_of: AccountOf) -> None:
+        """Carry out up to `most` wake-ups. `account_of` makes an account that was put away."""
         while self.wakes and self.wakes[0][0] <= now and most > 0 and not self.full:
             at, key = heapq.heappop(self.wakes)
             most -= 1
@@ -269,7 +272,7 @@ class AccountPartition:
             if packed is None:
                 continue
             if key.startswith("a:"):
-                self._attempt_due(key[2:], unpack_attempt(packed), at, now)
+                self._attempt_due(key[2:], unpack_attempt(packed), at, now, account_of)
             elif key.startswith("q:"):
                 kept = [one for one in unpack_early(packed) if one.kept_ms > now - EARLY_KEPT_MS]
                 self.count("tact_ignored_total", "receipt-unmatched")
@@ -277,7 +280,9 @@ class AccountPartition:
             elif key.startswith("i:") and unpack_seen(packed).until_ms <= now:
                 self.store(key, None)
 
-    def _attempt_due(self, delivery: str, attempt: Attempt, at: int, now: int) -> None:
+    def _attempt_due(
+        self, delivery: str, attempt: Attempt, at: int, now: int, account_of: AccountOf
+    ) -> None:
         if attempt.state == WAITING and 0 < attempt.expires_ms <= now:
             account = self.accounts.get(attempt.account)
             if account is not None:
@@ -289,7 +294,7 @@ class AccountPartition:
             self.store(attempt_key(delivery), None)
             forget_ids(self, attempt)
         elif attempt.state in (UNKNOWN, ACCEPTED):
-            account = self.accounts.get(attempt.account)
+            account = account_of(attempt.account)
             if account is None:
                 self._abandon(delivery, attempt, now)
             else:
@@ -308,12 +313,12 @@ class AccountPartition:
 
     def begin(self) -> None:
         """Look through what an earlier owner left."""
-        attempts = []
+        attempts, outboxes = [], []
         for key, packed in self.states.items():
             if key.startswith("a:"):
                 attempts.append((key[2:], unpack_attempt(packed)))
             elif key.startswith("o:"):
-                self.unsent[key] = unpack_outbound(packed)
+                outboxes.append((*map(int, key[2:].split("-")), key))
             elif key.startswith("q:"):
                 self.wakes.append((unpack_early(packed)[-1].kept_ms + EARLY_KEPT_MS, key))
             elif key.startswith("m:"):
@@ -321,12 +326,14 @@ class AccountPartition:
                 self.notes.setdefault(account, {})[note] = packed
             elif key.startswith("i:"):
                 self.wakes.append((unpack_seen(packed).until_ms, key))
+        for *_, key in sorted(outboxes):
+            self.unsent[key] = unpack_outbound(self.states[key])
         attempts.sort(key=lambda one: (one[1].sequence, one[1].place))
         self.restoring.extend(name for name, _ in attempts)
         self.wakes.extend((attempt.wake_ms, attempt_key(name)) for name, attempt in attempts)
         heapq.heapify(self.wakes)
 
-    def restore(self, account_of: Callable[[str], Account | None], now: int) -> None:
+    def restore(self, account_of: AccountOf, now: int) -> None:
         """Take it up, as much as a turn may hold. `account_of` makes the account of a name."""
         while self.restoring and not self.full:
             delivery = self.restoring.popleft()
@@ -339,6 +346,16 @@ class AccountPartition:
                 account.restore(delivery, attempt, now)
             else:
                 self._abandon(delivery, attempt, now)
+
+    def replaced(self, before: Account, after: Account | None, now: int) -> None:
+        """An account is made anew by another configuration, or is gone with it."""
+        for entry in list(before.queue):
+            if after is None:
+                before.refuse(entry.id, "config", "no-such-account", now)
+            else:
+                after.restore(entry.id, entry.attempt, now)
+        if after is not None:  # short limits do not know what has just left
+            after.gate.pacer.restarted(now)
 
     def _abandon(self, delivery: str, attempt: Attempt, now: int) -> None:
         """Its account is not configured any more."""

@@ -106,6 +106,7 @@ class AccountRunner:
         """To be put away before the next turn."""
         self._look = asyncio.Event()
         self._orders = Orders(self._look.set)
+        self._settling = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: dict[str, Account] = {}
         """Accounts with claimed deliveries that have not departed."""
@@ -210,8 +211,7 @@ class AccountRunner:
 
     def _begin_serving(self, partition: AccountPartition) -> None:
         partition.begin()
-        for key in partition.unsent:
-            self._outbox.send(partition, key)
+        self._outbox.send(partition)
         self._connect_all(partition)
 
     def _connect_all(self, partition: AccountPartition) -> None:
@@ -261,13 +261,7 @@ class AccountRunner:
             await self._settle(partition)
             mailbox.closed = True
             del partition.accounts[name]
-            waiting = [(entry.id, entry.attempt) for entry in account.queue]
-            again = self._account(partition, name)
-            for delivery, attempt in waiting:
-                if again is not None:
-                    again.restore(delivery, attempt, self._clock.now_ms())
-                else:
-                    account.refuse(delivery, "config", "no-such-account", self._clock.now_ms())
+            partition.replaced(account, self._account(partition, name), self._clock.now_ms())
 
     async def _disconnect(self, account: Account, drain_s: float) -> Mailbox:
         """Take back what has not left, wait for answers, end the connection."""
@@ -282,7 +276,8 @@ class AccountRunner:
         idle, self._idle = self._idle, []
         for account in idle:
             home = self._served(account)
-            if home is not None and account.idle(self._clock.now_ms()):
+            spared = home is not None and self._providers[account.name][0].idle
+            if home is not None and spared and account.idle(self._clock.now_ms()):
                 mailbox = await self._disconnect(account, 0.0)
                 mailbox.closed = True
                 del home.accounts[account.name]
@@ -290,10 +285,11 @@ class AccountRunner:
 
     async def _settle(self, partition: AccountPartition) -> None:
         """Commit what was heard, in as many turns as it takes, outside of the loop."""
-        self._hear()
-        while partition.touched and not partition.lost:
-            await self._commit(partition.close(self._clock.now_ms()))
+        async with self._settling:  # of two commits under one fence the second would be refused
             self._hear()
+            while partition.touched and not partition.lost:
+                await self._commit(partition.close(self._clock.now_ms()))
+                self._hear()
 
     async def _drop(self, number: int, drain_s: float) -> None:
         """Give a partition up; in order when `drain_s` is given and it is still ours."""
@@ -375,9 +371,10 @@ class AccountRunner:
                 account.loaded(entry, delivery, now)
                 self._dirty[account.name] = account
         for partition in self.partitions.values():
+            account_of = partial(self._account, partition)
             if partition.restoring:
-                partition.restore(partial(self._account, partition), now)
-            partition.due(now, limits.WAKES_PER_TURN)
+                partition.restore(account_of, now)
+            partition.due(now, limits.WAKES_PER_TURN, account_of)
             self._dirty.update(partition.woken)
             partition.woken.clear()
         self._tidy(now)
@@ -500,7 +497,7 @@ class AccountRunner:
     ) -> None:
         now = self._clock.now_ms()
         entry = account.answered(delivery, letter.answer, now)
-        if entry is not None and any(entry.attempt.ids):
+        if entry is not None:
             learn_ids(partition, account, delivery, entry.attempt, now)
             if entry.attempt.state == ACCEPTED:
                 partition.wake(entry.attempt.wake_ms, attempt_key(delivery))
@@ -554,7 +551,7 @@ class AccountRunner:
             if account.claimed and self._served(account) is partition:
                 account.committed()
         if turn.outbox:
-            self._outbox.send(partition, turn.outbox)
+            self._outbox.send(partition)
         self._depart()
 
     def _lost(self, turn: TurnChanges, error: TactError) -> None:

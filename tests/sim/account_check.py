@@ -13,6 +13,7 @@ from hub.checkers.accounts import check_accounts
 from hub.contract.decode import decode
 from hub.contract.subjects import account_log
 from hub.contract.types import Delivery, Receipt
+from tests.sim.account_heard import talk_violations
 from tests.sim.account_scenario import account_scenario
 from tests.sim.account_world import AccountWorld, tuned
 from tests.sim.logs import log_violations
@@ -41,7 +42,9 @@ def account_violations(world: AccountWorld) -> list[str]:
     """Every promise the run has broken; none for a good run."""
     partitions = world.scenario.partitions
     logs = log_violations(world, lambda number: account_log(number, partitions))
-    return [*world.broken, *map(str, check_accounts(history_of(world))), *logs]
+    history = history_of(world)
+    talks = talk_violations(world, history.published)
+    return [*world.broken, *map(str, check_accounts(history)), *talks, *logs]
 
 
 def history_of(world: AccountWorld) -> AccountHistory:

@@ -1,174 +1,32 @@
-"""The other side of accounts in a simulation: what it takes, answers, reports and repeats.
-
-A `Carrier` outlives hosts, a `ModelProvider` is one host's connection to it. What becomes of a
-submission is drawn from the carrier's seed, the delivery and how often it has come.
-"""
+"""One host's side of a carrier in a simulation: a `channels.provider.Provider`."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
-from dataclasses import dataclass
 
 import msgspec
 
 from channels.provider import (
     Answer,
+    Bundle,
     Callback,
     Events,
     Link,
     Prepared,
-    ProviderInbound,
-    ProviderReceipt,
     Reply,
     Submission,
     Unsendable,
 )
-from hub.contract.types import Delivery, FailureClass, ReceiptStatus
-from tests.sim.account_scenario import Letter, Manner
-from tests.support.network import Network
-from tests.support.virtual_loop import Process, VirtualClock, current_process
+from hub.contract.types import Delivery
+from tests.sim.account_carrier import Carrier, Report, Seen
+from tests.sim.account_reader import ModelReader
+from tests.support.virtual_loop import Process, current_process
 
 TIMEOUT_S = 5.0
 """After this a submission without an answer is answered `unknown`."""
-REPEAT_S = 20.0
-"""What is not confirmed is reported again after this."""
-RECEIPTS: tuple[tuple[ReceiptStatus, ...], ...] = (
-    (), ("delivered",), ("delivered",), ("delivered", "delivered"), ("failed",), ("sent", "read"),
-    ("failed", "delivered"), ("delivered", "failed"), ("unknown", "delivered"), ("sent",),
-)  # fmt: skip
-DELAYS_S = (-0.001, 0.05, 1.0, 40.0, 4_000.0, 50_000.0)
-"""Of a receipt; negative: before the answer."""
-
-
-@dataclass
-class Seen:
-    """One part as it came to the carrier."""
-
-    at_ms: int
-    account: str
-    delivery: str
-    recipient: str
-    part: int
-    refused: bool = False
-
-
-@dataclass
-class Report:
-    """A receipt or a customer's message until it is confirmed."""
-
-    receipt: ProviderReceipt | None = None
-    inbound: ProviderInbound | None = None
-    delivery: str = ""
-    part: int = 0
-    confirmed: bool = False
-
-
-class Carrier:
-    """What serves one account."""
-
-    def __init__(
-        self,
-        name: str,
-        manner: Manner,
-        network: Network,
-        clock: VirtualClock,
-        broken: list[str],
-        confirmed: Callable[[str, Report], None],
-    ) -> None:
-        self.name = name
-        self.manner = manner
-        self.network = network
-        self.clock = clock
-        self.broken = broken
-        self.seen: list[Seen] = []
-        self.open_reports = 0
-        self.up = True
-        self.admits = True
-        self.calm = False
-        """The world has healed: nothing goes wrong any more."""
-        self.happened: Counter[str] = Counter()
-        self.links: list[ModelProvider] = []
-        self._confirmed = confirmed
-        self._tries: Counter[str] = Counter()
-        self._taken: dict[tuple[str, int], str] = {}
-        """Of (delivery, part) the id, where repeats are removed by it."""
-        self._ids = 0
-
-    # ---- submissions -------------------------------------------------------------------------
-
-    def chance_of(self, delivery: str) -> random.Random:
-        """For one try of one delivery."""
-        self._tries[delivery] += 1
-        return random.Random(f"{self.manner.seed} {delivery} {self._tries[delivery]}")
-
-    def arrived(self, submission: Submission) -> list[Seen]:
-        """Note what was put on the wire."""
-        accepted = submission.accepted or ("",) * len(submission.prepared.parts)
-        now, recipient = self.clock.now_ms(), submission.prepared.recipient
-        new = [
-            Seen(now, self.name, submission.delivery, recipient, part)
-            for part, known in enumerate(accepted)
-            if not known
-        ]
-        self.seen.extend(new)
-        return new
-
-    def take(self, delivery: str, part: int, chance: random.Random) -> str:
-        """Take a part: its id. Receipts follow."""
-        known = self._taken.get((delivery, part))
-        if known is not None and self.manner.resend:
-            self.happened["repeat removed"] += 1
-            return known
-        self._ids += 1
-        name = self._taken[delivery, part] = f"{self.name}{self._ids}"
-        if self.manner.receipts:
-            at_s = 0.0
-            for status in chance.choice(RECEIPTS):
-                at_s += chance.choice(DELAYS_S)
-                by = {"delivery": delivery} if self.manner.echoes else {"provider_id": name}
-                failure: FailureClass | None = "dead_address" if status == "failed" else None
-                receipt = ProviderReceipt(status, self.clock.now_ms(), failure=failure, **by)
-                self._report_later(at_s, Report(receipt, delivery=delivery, part=part))
-        return name
-
-    # ---- reports -----------------------------------------------------------------------------
-
-    def write(self, letter: Letter) -> None:
-        """A customer's message."""
-        self._report_later(0.0, Report(inbound=letter.inbound))
-
-    def _report_later(self, delay_s: float, report: Report) -> None:
-        self.open_reports += 1
-        self.network.later(max(0.0, delay_s), self._report, report)
-
-    def _report(self, report: Report) -> None:
-        """To the newest connection, until it is confirmed."""
-        if report.confirmed:
-            return
-        self.network.later(REPEAT_S, self._report, report)
-        if self.links:
-            link = self.links[-1]
-            link.process_soon(link.hear, report)
-
-    def stored(self, report: Report, is_stored: bool) -> None:
-        """The hub's word about a report."""
-        self.happened["confirmed" if is_stored else "not stored"] += 1
-        if is_stored and not report.confirmed:
-            report.confirmed = True
-            self.open_reports -= 1
-            self._confirmed(self.name, report)
-
-    # ---- the connection ------------------------------------------------------------------------
-
-    def set_up(self, up: bool, admits: bool) -> None:
-        """The link goes or comes, or it refuses whoever connects."""
-        self.up, self.admits = up, admits
-        for link in list(self.links):
-            link.process_soon(link.changed)
 
 
 class ModelProvider:
@@ -187,6 +45,9 @@ class ModelProvider:
         self._stopped = False
         self._waiting: dict[str, tuple[Submission, list[Seen]]] = {}
         self._idle = asyncio.Event()
+        self._reader: ModelReader | None = None
+        if carrier.manner.reads:
+            self._reader = ModelReader(carrier, events, lambda: self.alive, self._later)
 
     @property
     def alive(self) -> bool:
@@ -196,6 +57,9 @@ class ModelProvider:
         """In this host, when it makes steps."""
         self._loop.call_soon(call, *args, context=self._context)
 
+    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self._loop.call_later(delay_s, call, context=self._context)
+
     # ---- the port --------------------------------------------------------------------------------
 
     def prepare(self, delivery: Delivery) -> Prepared:
@@ -203,10 +67,13 @@ class ModelProvider:
         if "text" not in content:
             raise Unsendable("no text", failure="rejected_content", code="no-text")
         units = int(content.get("units", 1))
-        return Prepared(delivery.to, units, tuple(range(units)))
+        free = bool(content.get("free", False))
+        return Prepared(delivery.to, units, tuple(range(units)), free)
 
-    def start(self, _notes: Mapping[str, bytes]) -> None:
+    def start(self, notes: Mapping[str, bytes]) -> None:
         self._loop.call_later(0.02, self._connect)
+        if self._reader is not None:
+            self._reader.start(notes)
 
     def _connect(self) -> None:
         if self.alive:
@@ -215,7 +82,9 @@ class ModelProvider:
 
     @property
     def idle(self) -> bool:
-        return False
+        if self.carrier.connects or self._waiting or not self.told:
+            return False
+        return self._reader is None or self._reader.done
 
     def flush(self) -> None:
         """What is submitted is on its way at once."""
@@ -241,6 +110,7 @@ class ModelProvider:
             self._waiting[submission.delivery] = submission, []
             self._answer_later(chance, submission, Answer("retry"))
             return
+        how = self._followed(submission, how, chance)
         parts = carrier.arrived(submission)
         self._waiting[submission.delivery] = submission, parts
         carrier.happened[f"answer: {how}"] += 1
@@ -249,10 +119,30 @@ class ModelProvider:
             network = carrier.network
             (network.killed if fault == "crash-after" else network.paused)(self._process)
 
+    def _followed(self, submission: Submission, how: str, chance: random.Random) -> str:
+        """Whether it may follow the customer's last message, by the carrier's count. What it has
+        already, or was told not to count, may."""
+        carrier, who = self.carrier, submission.prepared.recipient
+        if carrier.manner.resend and carrier.has_all(
+            submission.delivery, len(submission.prepared.parts)
+        ):
+            return "accepted" if how in ("refuse", "broken") else how  # it knows the repeat
+        if submission.prepared.free or carrier.has(submission.delivery):
+            return how
+        if not carrier.counted.allows(who, carrier.clock.now_ms()):
+            if not submission.again:  # only we know whether that has arrived
+                carrier.broken.append(f"sent into a closed window: {submission.delivery} to {who}")
+            return "closed"
+        if not carrier.calm and chance.random() < carrier.manner.closed:
+            carrier.counted.refused[who] = submission.delivery
+            return "closed"
+        return how
+
     async def callback(self, request: Callback) -> Reply:
         return Reply(404)
 
     async def stop(self, drain_s: float) -> None:
+        self.carrier.happened["put away"] += not drain_s and self.idle
         self._leave()
         if self._process is None or self._process.alive:
             self._idle.clear()
@@ -295,7 +185,7 @@ class ModelProvider:
         if how == "silent":
             if chance.random() < 0.5:
                 for part in parts:
-                    carrier.take(delivery, part.part, chance)
+                    carrier.take(submission, part.part, chance)
             self._loop.call_later(
                 TIMEOUT_S, self._answer, delivery, Answer("unknown", code="timeout"), submission
             )
@@ -303,12 +193,15 @@ class ModelProvider:
         if how in ("accepted", "half"):
             taken = parts if how == "accepted" else parts[: len(parts) // 2]
             for part in taken:
-                ids[part.part] = carrier.take(delivery, part.part, chance)
+                ids[part.part] = carrier.take(submission, part.part, chance)
         retry_ms = chance.choice((None, None, 700, 30_000))
+        accepted = Answer(
+            "accepted", tuple(ids), receipts=len(ids) if carrier.manner.receipts else 0
+        )
+        if carrier.manner.confirms:
+            accepted = Answer("accepted", receipts=1, status=None)
         answer = {
-            "accepted": Answer(
-                "accepted", tuple(ids), receipts=len(ids) if carrier.manner.receipts else 0
-            ),
+            "accepted": accepted,
             "half": Answer("retry", tuple(ids), code="half", retry_after_ms=retry_ms),
             "busy": Answer("retry", tuple(ids), code="busy", retry_after_ms=retry_ms),
             "throttle": Answer(
@@ -319,6 +212,7 @@ class ModelProvider:
                 scope=chance.choice(("account", "app", "recipient")),
             ),
             "refuse": Answer("failed", tuple(ids), failure="dead_address", code="no"),
+            "closed": Answer("failed", tuple(ids), failure="window_closed", code="95001"),
             "broken": Answer("failed", tuple(ids), failure="provider", code="down"),
         }[how]
         self._answer_later(chance, submission, answer)
@@ -346,7 +240,10 @@ class ModelProvider:
 
     def hear(self, report: Report) -> None:
         """What the carrier reports."""
-        if not self.alive or report.confirmed or not self.told:
+        if not self.alive or report.confirmed or (self.carrier.connects and not self.told):
+            return
+        if self._reader is not None:
+            self._reader.hint()
             return
         called: list[bool] = []
 
@@ -356,7 +253,11 @@ class ModelProvider:
                 self.carrier.broken.append("stored() was called twice")
             self.carrier.stored(report, is_stored)
 
-        if report.receipt is not None:
+        if report.bundle:
+            inbound = () if report.inbound is None else (report.inbound,)
+            commands = () if report.command is None else (report.command,)
+            self.events.bundle(Bundle(report.bundle, (), inbound, commands), stored)
+        elif report.receipt is not None:
             self.events.receipt(report.receipt, stored)
         elif report.inbound is not None:
             self.events.inbound(report.inbound, stored)

@@ -11,9 +11,11 @@ from msgspec.structs import replace
 
 from channels.accounts import AccountConfig, BreakerTable, LimitsTable, OptOutTable
 from channels.provider import ProviderInbound
+from channels.registry import Kind
 from hub import limits
 from hub.contract.times import parse_rfc3339, rfc3339
 from hub.contract.types import Delivery
+from tests.sim.account_talks import Letter, Manner, kind_of, letters_to, provider_name, talking
 from tests.sim.scenario import HOUR_MS, STARTS, Trouble, draw_troubles
 
 NAMES = ("main", "spare", "ads", "codes", "bot", "app-push")
@@ -37,42 +39,11 @@ LASTING = {"refused": (5.0, 600.0), "unlinked": (0.5, 600.0)}
 """What goes wrong with carriers, and for how many seconds: shortest and longest."""
 
 
-@dataclass(frozen=True)
-class Manner:
-    """How the other side of one account behaves. Odds are shares of submissions."""
-
-    seed: str
-    window: int = 10
-    resend: bool = False
-    """It removes repeats by the delivery's id."""
-    echoes: bool = False
-    """Its receipts name the delivery's id instead of its own."""
-    latency_s: tuple[float, ...] = (0.01, 0.05, 0.2)
-    silent: float = 0.0
-    """Taken or not, and no answer."""
-    busy: float = 0.0
-    throttle: float = 0.0
-    refuse: float = 0.0
-    broken: float = 0.0
-    """Refused for a fault of its own."""
-    half: float = 0.0
-    """Of several parts some are taken."""
-    receipts: bool = True
-
-
 class Dispatch(NamedTuple):
     """Deliveries that are decided together, for one channel and partition of accounts."""
 
     at_s: float
     deliveries: list[Delivery]
-
-
-class Letter(NamedTuple):
-    """A customer's message to an account."""
-
-    at_s: float
-    account: str
-    inbound: ProviderInbound
 
 
 @dataclass
@@ -85,6 +56,8 @@ class AccountScenario:
     later: list[AccountConfig]
     """After a `reload`."""
     manners: dict[str, Manner]
+    kinds: dict[str, Kind]
+    """By what accounts call their provider: each has its own."""
     dispatches: list[Dispatch]
     letters: list[Letter]
     troubles: list[Trouble]
@@ -107,15 +80,18 @@ def account_scenario(seed: int) -> AccountScenario:
     names = chance.sample(NAMES, chance.randint(2, 4))
     zone = chance.choice(ZONES)
     accounts = [_account(chance, name, names, zone) for name in names]
-    world = _World(chance, start_ms, names)
-    return AccountScenario(
+    more = random.Random(f"{seed} talks")
+    world = _World(chance, start_ms, names, more)
+    kinds = {name: kind_of(more) for name in names}
+    drawn = AccountScenario(
         seed=seed,
         start_ms=start_ms,
         partitions=chance.choice((1, 1, 2, 3, 4)),
         hosts=2,
         accounts=accounts,
         later=_reloaded(chance, accounts),
-        manners={name: _manner(chance, seed, name) for name in names},
+        manners={name: talking(_manner(chance, seed, name), more, kinds[name]) for name in names},
+        kinds={provider_name(name): kind for name, kind in kinds.items()},
         dispatches=[world.dispatch(at) for at in bursts for _ in range(chance.randint(1, 5))],
         letters=world.letters(bursts),
         troubles=draw_troubles(chance, bursts, "reload", LASTING),
@@ -123,6 +99,10 @@ def account_scenario(seed: int) -> AccountScenario:
         commit_tries=chance.choice((2, 4, 12)),
         bounds=_bounds(chance),
     )
+    drawn.letters += letters_to(more, names, bursts, kinds, drawn.manners, world.addresses)
+    if more.random() < 0.6:
+        drawn.bounds["IDLE_MS"] = more.choice((1_000, 5_000))
+    return drawn
 
 
 # ---- accounts ------------------------------------------------------------------------------------
@@ -133,7 +113,7 @@ def _account(chance: random.Random, name: str, names: list[str], zone: str) -> A
     return AccountConfig(
         name=name,
         channel="sms",
-        provider="smpp",
+        provider=provider_name(name),
         failover=chance.choice(others) if chance.random() < 0.5 else None,
         duplicates="allow" if chance.random() < 0.2 else "never",
         unknown_after=chance.choice(("20s", "10m", "2h")),
@@ -209,11 +189,15 @@ def _manner(chance: random.Random, seed: int, name: str) -> Manner:
 class _World:
     """Draws deliveries and messages of a handful of customers."""
 
-    def __init__(self, chance: random.Random, start_ms: int, names: list[str]) -> None:
+    def __init__(
+        self, chance: random.Random, start_ms: int, names: list[str], more: random.Random
+    ) -> None:
+        self._more = more
         self._chance = chance
         self._start_ms = start_ms
         self._names = names
         self._customers = [f"c{number}" for number in range(chance.randint(2, 6))]
+        self.addresses = [address(number) for number in range(len(self._customers) + 1)]
         self._ids = 0
         self._letters = 0
 
@@ -233,6 +217,8 @@ class _World:
         content: dict[str, Any] = {"text": name, "units": chance.choice((1, 1, 1, 2, 3))}
         if chance.random() < 0.03:
             content = {"title": "cannot be sent as a text"}
+        if self._more.random() < 0.08:
+            content["free"] = True
         ahead_ms = chance.choice((500, 20_000, 600_000, 5 * HOUR_MS, 30 * HOUR_MS, 30 * HOUR_MS))
         return Delivery(
             id=f"{app}:{name}:1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,16 +20,21 @@ from actors.account_state import (
     unpack_outbound,
     unpack_part,
 )
+from channels import accounts as config
 from channels.accounts import AccountConfig
 from channels.provider import Events
+from channels.registry import PROVIDERS
 from hub import limits
 from hub.checkers.account_records import Confirmed, Heard, LimitRule, Opening
 from hub.contract.subjects import account_partition, delivery_subject
 from hub.ledger.port import Entry
 from hub.metrics import Metrics
-from tests.sim.account_provider import Carrier, ModelProvider, Report
+from tests.sim.account_carrier import Carrier, Report
+from tests.sim.account_heard import Talks, names_of
+from tests.sim.account_provider import ModelProvider
 from tests.sim.account_rules import changed_rules, rules_of
 from tests.sim.account_scenario import AccountScenario, Dispatch
+from tests.sim.account_talks import provider_name
 from tests.sim.scenario import Trouble
 from tests.sim.supervised import (
     IDLE_S,
@@ -67,18 +73,30 @@ class AccountWorld(SupervisedWorld):
         self.accounts: list[AccountConfig] = scenario.accounts
         self.rules: list[LimitRule] = rules_of(self.accounts)
         self.carriers = {
-            name: Carrier(name, manner, self.network, self.clock, self.broken, self._confirmed)
+            name: Carrier(
+                name,
+                manner,
+                scenario.kinds[provider_name(name)],
+                self.network,
+                self.clock,
+                self.broken,
+                self._confirmed,
+                self._call,
+            )
             for name, manner in scenario.manners.items()
         }
+        self.talks = Talks(self)
         self.openings: list[Opening] = []
         self.confirmed: list[Confirmed] = []
         self.heard: list[Heard] = []
         self.decided: list[tuple[str, str]] = []
-        self._outboxed: set[str] = set()
-        """Ids of what the logs say will be told to INTAKE."""
+        self.outboxed: Counter[str] = Counter()
+        """Ids of what the logs say will be told to INTAKE, and how often they say so."""
         self._early: dict[str, list[Report]] = {}
         """Confirmed before the log knew whose they are, by the key that will say so."""
         self._accounts_of: dict[tuple[int, str], str] = {}
+        everything = [each for dispatch in scenario.dispatches for each in dispatch.deliveries]
+        self.deliveries = {each.id: each for each in everything}
 
     def provider(self, account: AccountConfig, events: Events) -> ModelProvider:
         """What a host connects to an account's carrier with."""
@@ -136,15 +154,18 @@ class AccountWorld(SupervisedWorld):
                 self._attempt(number, stored.sequence, key[2:], packed)
             elif key.startswith("o:") and packed is not None:
                 for one in unpack_outbound(packed):
-                    self._outboxed.add(one.message_id)
+                    self.outboxed[one.message_id] += 1
                     if one.lane == "receipt":
                         delivery, _, status = one.message_id.rsplit("/", 2)
                         self.decided.append((delivery, status))
+                        account = self._accounts_of.get((number, delivery), "")
+                        self.talks.decided(account, delivery, status, one.payload)
             elif key.startswith("p:") and packed is not None:
                 for report in self._early.pop(key, ()):
                     self._counts(key.split(":", 2)[1], report, unpack_part(packed), number)
             elif key.startswith("q:") and packed is None and f"p:{key[2:]}" not in record.states:
                 self._early.pop(f"p:{key[2:]}", None)  # it came too early, and is forgotten
+        self.talks.recorded(number, record.states)
 
     def _attempt(self, number: int, sequence: int, delivery: str, packed: bytes | None) -> None:
         place = number, delivery
@@ -162,14 +183,14 @@ class AccountWorld(SupervisedWorld):
     def _confirmed(self, account: str, report: Report) -> None:
         """The hub has said that something is stored: is it?"""
         number = account_partition(account, self.scenario.partitions)
-        if report.inbound is not None:
-            name = f"{account}/in/{report.inbound.id}"
-            if name not in self._outboxed:
+        for name in names_of(account, report):
+            if not self.outboxed[name]:
                 self.broken.append(f"confirmed before it was stored: {name}")
+        if report.inbound is not None:
             now = self.clock.now_ms()
             self.heard.append(Heard(now, account, report.inbound.id, report.inbound.opt_out))
+        if report.receipt is None:
             return
-        assert report.receipt is not None
         if report.receipt.delivery:
             self._counts(account, report, Part(report.delivery, 0), number)
             return
@@ -193,6 +214,23 @@ class AccountWorld(SupervisedWorld):
         expected = max(1, attempt.receipts)
         status, now = report.receipt.status, self.clock.now_ms()
         self.confirmed.append(Confirmed(now, account, part.delivery, part.part, expected, status))
+
+    def _call(self, account: str, report: Report) -> None:
+        """A carrier's request: to a host that takes itself for the owner."""
+        number = account_partition(account, self.scenario.partitions)
+        for host in self.hosts.values():
+            if number in host.owned():
+                host.process.start(self._callback(host, account, report), "callback")
+                return
+
+    async def _callback(self, host: SupervisedHost, account: str, report: Report) -> None:
+        try:
+            provider = host.runner.provider_of(account)
+        except Exception as error:
+            self.broken.append(f"a callback failed: {error!r}")
+            return
+        if provider is not None:
+            provider.hear(report)
 
     # ---- the world outside -----------------------------------------------------------------------
 
@@ -239,6 +277,9 @@ class AccountWorld(SupervisedWorld):
         if self.accounts is self.scenario.later:
             return
         before, self.accounts = self.accounts, self.scenario.later
+        kept = {account.name for account in self.accounts}
+        for name, carrier in self.carriers.items():
+            carrier.gone = name not in kept
         began_ms = self.clock.now_ms()
         for host in list(self.hosts.values()):
             if host.alive and not host.stopping:
@@ -263,7 +304,11 @@ def _shown(key: str, value: bytes) -> str:
 def tuned(scenario: AccountScenario) -> AbstractContextManager[None]:
     """Accounts with the scenario's bounds, and fewer looks at an idle clock."""
     homes = (account_module, account_runner, account_io, failover, limits)
-    changes: list[tuple[Any, str, Any]] = [(account_runner, "_IDLE_S", IDLE_S)]
+    kinds = PROVIDERS | scenario.kinds
+    changes: list[tuple[Any, str, Any]] = [
+        (account_runner, "_IDLE_S", IDLE_S),
+        *((module, "PROVIDERS", kinds) for module in (account_module, account_runner, config)),
+    ]
     for name, value in scenario.bounds.items():
         home = next(module for module in homes if hasattr(module, name))
         changes.append((home, name, value))
