@@ -11,7 +11,8 @@ from actors.partition import Partition
 from hub.checkers import Handed, History, Published, Shown, Told, check_all
 from hub.checkers.records import follows
 from hub.contract.decode import decode
-from hub.contract.types import AccountOrder, Delivery, Intent, LiveMessage, Outcome
+from hub.contract.subjects import REPLY_PREFIX
+from hub.contract.types import AccountOrder, Delivery, Event, Intent, LiveMessage, Outcome
 from tests.sim.logs import log_violations
 from tests.sim.recording import Recorder, compare
 from tests.sim.scenario import scenario
@@ -22,6 +23,7 @@ from tests.support.virtual_loop import Hang, VirtualLoop, run
 
 _outcomes = msgspec.json.Decoder(list[Outcome] | Outcome).decode
 _deliveries = msgspec.json.Decoder(list[Delivery] | Delivery).decode
+_events = msgspec.json.Decoder(list[Event] | Event).decode
 _shown = msgspec.json.Decoder(list[LiveMessage] | LiveMessage).decode
 
 
@@ -120,6 +122,7 @@ def events_of(world: World) -> Counter[str]:
     found.update(world.faults.happened)
     found.update(world.happened)
     found.update(f"{o.state} after it {why}" for o in told if (why := follows(o)))
+    _count_talk(history, world.streams, found)
     found["failed, and what is left is blocked"] = sum(
         outcome.state == "failed" and bool(outcome.rules) for outcome in told
     )
@@ -136,3 +139,19 @@ def events_of(world: World) -> Counter[str]:
         len(works) > 1 for works in world.recorder.commits.values()
     )
     return found
+
+
+def _count_talk(history: History, streams: Streams, found: Counter[str]) -> None:
+    """What is said, and what follows from it."""
+    for told in history.outcomes:
+        outcome = told.outcome
+        kinds = {block.kind for block in outcome.rules or ()}
+        found.update(f"{outcome.state} by {kind}" for kind in kinds & {"window", "words"})
+        if outcome.intent.startswith(REPLY_PREFIX):
+            found[f"reply {outcome.state}"] += 1
+    for stored in streams.ledger:
+        if stored.subject.startswith("hub.event."):
+            for event in _several(_events(stored.payload)):
+                found[f"event: {event.kind} {event.level or event.author}"] += 1
+    found["operation"] += sum(not each.delivery.category for each in history.deliveries)
+    found.update(f"shown {each.message.direction}" for each in history.feeds or ())

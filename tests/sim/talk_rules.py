@@ -37,6 +37,8 @@ from hub.policy.state import ConversationState
 Said = Outcome | Delivery | Event | LiveMessage
 Place = tuple[str, str]
 """Channel and account."""
+LATE_MS = 15 * 60_000
+"""Longer than nobody can decide in any scenario."""
 OPENED = ("held", "dispatched")
 ANSWERED_AGAIN = ("duplicate", "rejected")
 """What a repeat of a message may lead to again."""
@@ -47,6 +49,8 @@ class _Wait:
     """A customer waits for an answer."""
 
     since: int
+    began: int
+    """When that was decided: her message may have come late."""
     version: str
     """The policy when she began to; "" when it was replaced since."""
     given: set[tuple[str, int]] = field(default_factory=set)
@@ -76,6 +80,8 @@ class _Step:
     now: int
     policy: PolicyDocument
     version: str
+    waiting: set[tuple[str, str]]
+    """App and intent of what was held or in flight before."""
     ways: dict[tuple[str, str], list[tuple[list[str], str | None]]]
     """Route and account of everything that may be decided now, by app and intent."""
     released: set[tuple[str, str]]
@@ -87,8 +93,6 @@ class TalkRules:
 
     def __init__(self) -> None:
         self.broken: list[str] = []
-        self.seen: Counter[str] = Counter()
-        """What happened, to see that the scenes reach it."""
         self._customers: dict[str, _Customer] = defaultdict(_Customer)
         self._reminded: Counter[str] = Counter()
         self._written: Counter[tuple[str, str, str, int]] = Counter()
@@ -104,8 +108,8 @@ class TalkRules:
         if isinstance(item, Intent) and item.category in policy.categories:
             route = item.route or policy.categories[item.category].route
             ways[item.app, item.id].append((list(route), item.account or state.owner))
-        document = policy.document
-        self._step = _Step(key, item, now, document, policy.version, ways, set())
+        document, waiting = policy.document, {(held.app, held.id) for held in state.held}
+        self._step = _Step(key, item, now, document, policy.version, waiting, ways, set())
         self._version = policy.version
         customer = self._customers[key]
         for wait in customer.waits.values():
@@ -174,24 +178,20 @@ class TalkRules:
                 customer.windows[place] = [at, later]
         self._written[(step.key, *place, at)] += 1
         if place not in customer.waits and any(_steps(step.policy, place)):
-            customer.waits[place] = _Wait(at, step.version)
+            customer.waits[place] = _Wait(at, step.now, step.version)
 
     def _delivery(self, customer: _Customer, delivery: Delivery) -> None:
         """It went against no window, counts in them, and answers her."""
         step, place = self._step, (delivery.channel, delivery.account)
         if not delivery.category:
-            self.seen["operation"] += 1
             return
         for rule in step.policy.windows or ():
-            if _asked(step.policy, rule, delivery.category, delivery.channel, delivery.app):
-                if _closed(customer, rule, place, step.now):
-                    self._complain("windows", f"{rule.name} is closed", delivery.id)
-                self.seen["through a window"] += 1
+            asked = _asked(step.policy, rule, delivery.category, delivery.channel, delivery.app)
+            if asked and _closed(customer, rule, place, step.now):
+                self._complain("windows", f"{rule.name} is closed", delivery.id)
         if place in customer.windows:
             customer.windows[place][1] += 1
         customer.went[place].append(step.now)
-        if any(channel == delivery.channel for channel, _ in customer.waits):
-            self.seen["waited for and answered"] += 1
         _answered(customer, delivery.channel)
 
     def _outcome(self, customer: _Customer, outcome: Outcome) -> None:
@@ -203,7 +203,6 @@ class TalkRules:
             rule = rules.get(block.rule)
             if rule is None or block.kind != "window":
                 continue
-            self.seen[f"{outcome.state} by a window"] += 1
             if ways and not any(
                 _closed(customer, rule, (channel, account or channel), step.now)
                 for route, account in ways
@@ -235,8 +234,10 @@ class TalkRules:
         """Those that are due, when she is looked after; no others, and none twice."""
         step, expected = self._step, []
         for place, wait in customer.waits.items():
-            for rule, level, _ in _due(step.policy, place, wait, step.now):
+            for rule, level, after in _due(step.policy, place, wait, step.now):
                 if wait.version and step.item is None:
+                    if step.now > max(wait.since + after, wait.began) + LATE_MS:
+                        self._complain("reminders", "given late", f"{rule.name} at {place}")
                     to = rule.manager if level == 2 else None
                     expected.append((rule.app, *place, rule.name, level, to, rfc3339(wait.since)))
                 wait.given.add((rule.name, level))
@@ -256,7 +257,6 @@ class TalkRules:
             if place not in customer.waits:
                 self._complain("reminders", "nobody waits", event.id)
             elif customer.waits[place].version:
-                self.seen[f"reminder {event.level}"] += 1
                 named = (event.app, *place, event.rule, event.level, event.to, event.since)
                 found.append(named)
         if sorted(map(str, found)) != sorted(map(str, expected)):
@@ -272,8 +272,6 @@ class TalkRules:
             last = customer.replied.get(rule.name)
             if last is None or step.now - last >= duration_ms(rule.every, rule.name):
                 expected = rule
-            else:
-                self.seen["no reply within every"] += 1
         new: dict[tuple[str, str], Outcome] = {}
         for each in said:
             if isinstance(each, Outcome) and each.intent.startswith(REPLY_PREFIX):
@@ -284,17 +282,14 @@ class TalkRules:
         if len(new) != (expected is not None):
             self._complain("replies", "not what the rules say", f"{new}, not {expected}")
         for outcome in new.values() if expected else ():
-            self.seen[f"reply {outcome.state}"] += 1
             if outcome.app != expected.app:
                 self._complain("replies", "told to another app", outcome.intent)
             if outcome.state in OPENED:
                 customer.replied[expected.name] = step.now
             self._reply(expected, outcome, said)
         for rule in rules:
-            if rule.dnd is not None:
-                self.seen["dnd by a reply"] += 1
-                if state.dnd.get(rule.dnd) != 0:
-                    self._complain("replies", "dnd not set", rule.name)
+            if rule.dnd is not None and state.dnd.get(rule.dnd) != 0:
+                self._complain("replies", "dnd not set", rule.name)
 
     def _reply(self, rule: talks.Reply, outcome: Outcome, said: list[Said]) -> None:
         """It goes to where she wrote, and expires in time."""
@@ -329,24 +324,18 @@ class TalkRules:
             if isinstance(each, Outcome) and each.state == "suppressed":
                 for block in each.rules or ():
                     if block.kind == "words":
-                        self.seen["words"] += 1
                         stopped.add((each.app, each.intent, block.rule))
         for app, intent, name in stopped:
             alert = rules[name].alert
             if alert:
                 expected[alert, name, f"{app}:{intent}"] += 1
         found = Counter((event.app, event.rule, event.about or "") for event in alerts)
-        self.seen["alert"] += len(alerts)
         if found != expected:
             self._complain("words", "other alerts", f"{found}, not {expected}")
-        if isinstance(step.item, Intent):
-            for each in said:
-                if isinstance(each, Delivery) and each.intent == step.item.id and each.attempt == 1:
-                    for rule in rules.values():
-                        if rule.on == "drop" and matches(
-                            rule, each.category, each.channel, each.app
-                        ) and _says(rule, [each.content]):  # fmt: skip
-                            self._complain("words", f"{rule.name} sent", each.id)
+        for each in said:
+            if isinstance(each, Delivery) and (each.app, each.intent) not in step.waiting:
+                for name in _forbidden(rules.values(), each):
+                    self._complain("words", f"{name} sent", each.id)
 
     def _feeds(self, said: list[Said]) -> None:
         """What is said on archived channels is shown at once, in its order."""
@@ -357,7 +346,6 @@ class TalkRules:
             each.id for each in said if isinstance(each, Delivery) and each.channel in channels
         ]
         found = [each.id for each in said if isinstance(each, LiveMessage)]
-        self.seen["shown"] += len(found)
         if found != expected:
             self._complain("feeds", "not what was said", f"{found}, not {expected}")
 
@@ -444,6 +432,14 @@ def _says(rule: talks.Words, content: Iterable[msgspec.Raw]) -> bool:
     """Whether one of its words is in the text; here what is written has nothing else to read."""
     text = _letters(" ".join(bytes(raw).decode() for raw in content))
     return any(_letters(word) in text for word in rule.words or ())
+
+
+def _forbidden(rules: Iterable[talks.Words], delivery: Delivery) -> Iterator[str]:
+    """The rules that this must not go out by."""
+    for rule in rules:
+        asked = matches(rule, delivery.category, delivery.channel, delivery.app)
+        if rule.on == "drop" and asked and _says(rule, [delivery.content]):
+            yield rule.name
 
 
 def _letters(text: str) -> str:

@@ -63,8 +63,8 @@ class Talks:
         """Give a policy some of the tables about talk."""
         chance = self._chance
         tables = {
-            "windows": (0.6, self._window, 2),
-            "words": (0.5, self._words, 2),
+            "windows": (0.7, self._window, 2),
+            "words": (0.6, self._words, 2),
             "replies": (0.75, self._reply, 3),
             "reminders": (0.75, self._reminder, 2),
         }
@@ -84,14 +84,14 @@ class Talks:
         chance = self._chance
         return self._filtered({
             "channels": some(chance, CHANNELS),
-            "limit": chance.randint(1, 3),
-            "within": chance.choice(("1m", "30m", "2h", "48h")),
+            "limit": chance.choice((1, 1, 2, 3)),
+            "within": chance.choice(("1m", "2h", "48h", "48h")),
             "on": chance.choice(("next", "hold")),
         })  # fmt: skip
 
     def _words(self) -> dict[str, Any]:
         chance = self._chance
-        words: dict[str, Any] = {"words": some(chance, ("Casino", "赌博", "i3", "i1 for"))}
+        words: dict[str, Any] = {"words": some(chance, ("Casino", "赌博", "i1", "i2"))}
         kinds = chance.choice(
             ({"on": "drop"}, {"alert": "quality"}, {"on": "drop", "alert": "crm"})
         )
@@ -155,7 +155,7 @@ class Talks:
         chance, found = self._chance, []
         for burst_s in bursts:
             spread_s = chance.choice((0.001, 0.1, 3.0, 300.0))
-            for _ in range(chance.randint(0, 5)):
+            for _ in range(chance.randint(0, 6)):
                 at_s = round(burst_s + chance.uniform(0, spread_s), 4)
                 now_ms = start_ms + int(at_s * 1000)
                 if chance.random() < 0.2:
@@ -188,8 +188,9 @@ class Talks:
         self._ids += 1
         fields: dict[str, Any] = {"id": f"m{self._ids}", "customer": customer}
         channel = chance.choice(("wecom", "wecom", "sms", "push"))
-        fields |= {"channel": channel, "account": chance.choice((channel, "ann", "bob"))}
-        late_ms = chance.choice((0, 0, 500, 500, 40 * MINUTE_MS, 3 * HOUR_MS, -2000))
+        account = chance.choice((channel, channel, channel, "ann", "bob"))
+        fields |= {"channel": channel, "account": account}
+        late_ms = chance.choice((0, 0, 500, 500, 500, 40 * MINUTE_MS, 3 * HOUR_MS, -2000))
         fields["at"] = rfc3339(now_ms - late_ms)
         kind = chance.random()
         if kind < 0.2:

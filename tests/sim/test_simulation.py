@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import count, islice
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from hub.policy.rules import Cap, Quiet
 from hub.policy.state import READ, SENT, ConversationState, Held
 from tests.sim.check import events_of, fingerprint, simulate, violations
 from tests.sim.seeds import CHUNKS, SEEDS, Seeds, silent
+from tests.sim.talk_bugs import TALK_BUGS
+from tests.sim.talks import draws_talks
 from tests.support.model import Streams
 
 __all__ = ["silent"]
@@ -57,6 +61,10 @@ EXPECTED = (
     "trouble: two-owners",
     *(f"{state} after it {why}" for state in ("dispatched", "held") for why in (FAILED, WAITED)),
     "failed, and what is left is blocked",
+    *("held by window", "dispatched by window", "suppressed by words", "operation"),
+    *(f"reply {state}" for state in ("dispatched", "held", "suppressed", "expired", "duplicate")),
+    *("event: waiting 1", "event: waiting 2", "shown in", "shown out"),
+    *(f"event: words {author}" for author in ("customer", "agent", "app")),
 )
 
 
@@ -254,6 +262,20 @@ BUGS = {
 def test_a_planted_bug_is_found(bug: Any, monkeypatch: pytest.MonkeyPatch):
     bug(monkeypatch)
     within, broken = BUGS[bug]
-    assert any(
-        broken in violation for seed in range(within) for violation in violations(simulate(seed))
-    ), f"not in {within} seeds"
+    _check_it_is_found(broken, range(within))
+
+
+@pytest.mark.parametrize("bug", TALK_BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_of_talk_is_found(bug: Any, monkeypatch: pytest.MonkeyPatch):
+    bug(monkeypatch)
+    within, broken = TALK_BUGS[bug]
+    _check_it_is_found(broken, islice(filter(draws_talks, count()), within))
+
+
+def _check_it_is_found(broken: str, among: Iterable[int]) -> None:
+    tried = []
+    for seed in among:
+        tried.append(seed)
+        if any(broken in violation for violation in violations(simulate(seed))):
+            return
+    pytest.fail(f"not in the seeds {tried}", pytrace=False)

@@ -180,7 +180,7 @@ class World(SupervisedWorld):
     def _plan_answer(self, delivery: Delivery) -> None:
         """A customer may write back, until the scenario's end."""
         talks, chance = self.scenario.talks, self._talkers
-        if talks is None or self.loop.time() > self.scenario.end_s or chance.random() > 0.12:
+        if talks is None or self.loop.time() > self.scenario.end_s or chance.random() > 0.2:
             return
         written = talks.inbound(delivery.customer, self.clock.now_ms())
         if chance.random() < 0.8:
