@@ -6,7 +6,6 @@ import io
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -24,31 +23,27 @@ from benchmarks.demo import (
     facts,
     gateway,
     partitions,
-    people,
     purchases,
     report,
     run,
     stage,
     talks,
-    wecom,
 )
 from benchmarks.demo import sent as sending
 from benchmarks.demo.attempts import AttemptLog
 from benchmarks.demo.child import Child, ChildFailed
-from benchmarks.demo.ear import Ear
-from channels.accounts import AccountConfig, parse_accounts
+from channels.accounts import AccountConfig
 from channels.sms.message import Sms
 from hub.checkers import History, Published, Violation, all_checkers, check_all
 from hub.checkers.accounts import account_checkers
 from hub.checkers.wecom import wecom_checkers
 from hub.contract.decode import Rejection, decode
 from hub.contract.subjects import partition_of
-from hub.contract.times import rfc3339
-from hub.contract.types import Delivery, Intent, Release
+from hub.contract.types import Delivery, Intent
 from hub.ledger.audit import NotWhole
 from hub.ledger.port import LogRecord, Outbound
 from hub.policy.document import load_policy
-from hub.policy.policy import Policy
+from tests.support.demo import accounts, day_at_wecom
 from tests.support.histories import MINUTE_MS, Recorder, intent
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -252,18 +247,6 @@ def account() -> AccountConfig:
     return config
 
 
-@cache
-def accounts() -> dict[str, AccountConfig]:
-    """As the demo writes them."""
-    text = stage.accounts_at(2_775, "http://127.0.0.1:2776")
-    secrets = {}
-    for name, secret in stage.SECRETS.items():
-        variable = name.replace("-", "_")
-        text = text.replace(f'{{ file = "{name}" }}', f'{{ env = "{variable}" }}')
-        secrets[variable] = secret
-    return {config.name: config for config in parse_accounts(text, Path(), secrets)}
-
-
 def line_of(delivery: Delivery, at_ms: int) -> dict[str, Any]:
     """What the centre writes down of a submission that it takes."""
     sms = Sms(account().sms)
@@ -355,169 +338,6 @@ def test_a_refusal_ends_marketing():
     wrong = msgspec.structs.replace(history.deliveries[0].delivery, intent="after")
     history.deliveries[0] = msgspec.structs.replace(history.deliveries[0], delivery=wrong)
     assert [each.intent for each in sending.after_refusals(history)] == ["after"]
-
-
-# ---- WeCom ---------------------------------------------------------------------------------------
-
-
-def test_accounts_policy_and_the_corp_of_the_fake_name_the_same():
-    names = accounts()
-    (corp,) = wecom.scene().corps
-    assert set(wecom.ACCOUNTS.values()) == {
-        name for name, account in names.items() if account.channel == "wecom"
-    }
-    for (corp_id, who), name in wecom.ACCOUNTS.items():
-        settings = names[name].settings
-        assert settings.corp_id == corp_id == corp.corp_id
-        assert who in {str(settings.agent_id), *corp.kf_accounts, *corp.members}
-    settings = names["office"].settings
-    (app,) = corp.apps
-    assert (settings.secret, settings.callback_token) == (app.secret, app.callback_token)
-    assert settings.callback_key == app.callback_key
-    policy = load_policy(stage.POLICY)
-    assert {rule.app for rule in policy.replies or ()} == {talks.BOT}
-    for text in people.PRICES:
-        assert Policy(policy).replies[0].matches("wecom", talks.SERVICE, text, "")
-    for text in (*people.OTHERS, people.WANT_PERSON, people.THANKS):
-        assert not Policy(policy).replies[0].matches("wecom", talks.SERVICE, text, "")
-
-
-class AtWecom:
-    """A history with the fake's record of it: whatever is handed over is taken 100 ms later."""
-
-    def __init__(self) -> None:
-        self.recorder = Recorder(load_policy(stage.POLICY))
-        self.lines: list[dict[str, Any]] = []
-        self._taken = 0
-
-    def writes(self, customer: str, text: str, name: str) -> None:
-        """To customer service."""
-        at = self.recorder.now
-        who = {"corp": wecom.CORP, "open_kfid": wecom.SERVICE}
-        said = {"type": "text", "content": text, "msgid": name}
-        self.lines.append({"at": at, "kind": "wrote", "from": customer} | who | said)
-        self.hears(customer, talks.SERVICE, name, {"text": text})
-
-    def adds(self, customer: str, seller: str, code: str) -> None:
-        """A customer adds a member."""
-        at, until = self.recorder.now, self.recorder.now + 20_000
-        came = {"corp": wecom.CORP, "userid": seller, "code": code, "until": until}
-        self.lines.append({"at": at, "kind": "came", "from": customer} | came)
-        added = {"event": "friend_added", "welcome_code": code}
-        self.hears(customer, seller, code, added | {"welcome_until": rfc3339(until)})
-
-    def hears(self, customer: str, account: str, name: str, content: dict[str, Any]) -> None:
-        fields = {"id": name, "channel": "wecom", "account": account, "customer": customer}
-        fields |= {"content": content, "at": rfc3339(self.recorder.now), "sender": customer}
-        self.recorder.publish("inbound", fields, "accounts")
-        self.takes()
-
-    def commands(self, customer: str, op: str, **fields: Any) -> None:
-        command = {"id": f"{op}-{customer}", "app": "accounts", "customer": customer, "op": op}
-        self.recorder.publish("command", command | fields, "accounts")
-        self.takes()
-
-    def takes(self) -> None:
-        """What the hub has handed over since."""
-        for handed in self.recorder.handed[self._taken :]:
-            delivery = handed.delivery
-            if delivery.channel != "wecom":
-                continue
-            content = msgspec.json.decode(delivery.content)
-            kind, who = "kf", {"open_kfid": wecom.SERVICE}
-            if delivery.account != talks.SERVICE:
-                kind = "welcome" if "welcome_code" in content else "mass"
-                who = {"userid": delivery.account, "code": content.get("welcome_code", "")}
-            line = {"at": self.recorder.now + 100, "kind": kind, "corp": wecom.CORP} | who
-            line |= {"to": delivery.to, "msgid": f"at-{delivery.id}"}
-            if text := content.get("text"):  # of what was parked the recorder has no body
-                said, external = {"type": "text", "content": text}, {"text": {"content": text}}
-                line |= said if kind == "kf" else external
-            self.lines.append(line)
-            receipt = {"delivery": delivery.id, "customer": delivery.customer, "status": "sent"}
-            receipt |= {"at": delivery.at, "provider_id": line["msgid"]}
-            self.recorder.publish("receipt", receipt, "accounts")
-        self._taken = len(self.recorder.handed)
-
-    def talks(self) -> tuple[talks.Talks, History]:
-        history = self.recorder.history()
-        told = {"violations": {}, "counts": {"mass_tasks": 1}, "times": {}}
-        newest = max(handed.sequence for handed in history.deliveries)
-        return talks.Talks(
-            self.lines, told, [], dict.fromkeys(wecom.ACCOUNTS.values(), newest)
-        ), history
-
-
-def day_at_wecom() -> AtWecom:
-    """Two customers write, of whom a person talks with one; a third adds a member."""
-    scene, to = AtWecom(), {"sms": "+8613900000001"}
-    for name in ("wm1", "wm2"):
-        notice = intent(f"order-{name}", name, category="notice", to=to | {"wecom": name})
-        scene.recorder.publish("normal", notice)  # neither has written
-    scene.writes("wm1", people.PRICES[0], "m1")
-    scene.writes("wm2", people.WANT_PERSON, "m2")
-    for number in range(6):
-        scene.recorder.now += 1_000
-        scene.recorder.publish("normal", intent(f"order-{number}", "wm1", category="notice"))
-        scene.takes()
-    scene.commands("wm2", "takeover", agent="chen")
-    scene.recorder.now += 3_000
-    scene.recorder.publish("normal", intent("campaign-1", "wm2", category="campaign"))
-    scene.recorder.now += 3_000
-    scene.commands("wm2", "release")
-    scene.adds("wm3", "anna", "code")
-    mass = intent("mass", "wm3", category="mass", account="anna", to={"wecom": "wm3"})
-    scene.recorder.publish("normal", mass)
-    scene.takes()
-    return scene
-
-
-def test_what_happened_at_wecom_is_counted():
-    found, history = day_at_wecom().talks()
-    assert check_all(history) == talks.check(found, history) == []
-    counted = talks.count(found, history, history.end_ms)
-    assert (counted.messages, counted.customers, counted.waits_ms) == (2, 2, [100])
-    assert (counted.taken_over, counted.held, counted.released) == (1, 1, {"wecom": 1})
-    # Of five within the window one was the answer.
-    assert (counted.in_window, counted.closed, counted.refused) == (4, 4, {})
-    assert (counted.came, counted.welcomes_ms) == (1, [100])
-    assert (counted.mass, counted.confirmed, counted.tasks) == (1, {"anna": 1}, 1)
-    assert counted.shown == len(history.feeds or ()) > 8
-    assert talks.longest_talk(history)[0] == "wm2"
-
-
-def test_what_wecom_saw_is_held_against_the_streams():
-    def broken(change: Callable[[AtWecom], None]) -> set[str]:
-        scene = day_at_wecom()
-        change(scene)
-        return {each.promise for each in talks.check(*scene.talks())}
-
-    assert broken(lambda scene: None) == set()
-    assert "written-once" in broken(lambda scene: scene.lines.append(dict(scene.lines[-1])))
-    lost = {"at": 1, "kind": "wrote", "from": "wm9", "corp": wecom.CORP, "msgid": "m9"}
-    lost |= {"open_kfid": wecom.SERVICE, "type": "text", "content": "hello?"}
-    assert broken(lambda scene: scene.lines.append(lost)) == {"everybody-is-heard"}
-
-
-def test_a_campaign_during_a_takeover_is_found():
-    _, history = day_at_wecom().talks()
-    assert talks.during_takeovers(history) == []
-    history.published[:] = [
-        each for each in history.published if not isinstance(each.message, Release)
-    ]
-    assert [each.intent for each in talks.during_takeovers(history)] == ["campaign-1"]
-
-
-async def test_the_desk_hears_what_it_waits_for():
-    ear = Ear()
-    ear.take_told("crm", {"intent": "campaign-1", "state": "held"})
-    said = {"customer": "wm1", "content": {"event": "session_changed", "state": "human"}}
-    ear.take_said(said)
-    ear.take_said({"customer": "wm2", "content": {"text": "hello"}})
-    await ear.until(lambda: "held" in ear.states["crm", "campaign-1"], 0)
-    assert ear.sessions == {"wm1": "human"}
-    with pytest.raises(TimeoutError):
-        await ear.until(lambda: "wm2" in ear.sessions, 0)
 
 
 def test_what_receipts_say_follows_from_the_seed():

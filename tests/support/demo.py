@@ -1,0 +1,118 @@
+"""The demo's accounts, and a day at its WeCom, decided by the product."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.demo import people, stage, talks, wecom
+from channels.accounts import AccountConfig, parse_accounts
+from hub.checkers import History
+from hub.contract.times import rfc3339
+from hub.policy.document import load_policy
+from tests.support.histories import Recorder, intent
+
+
+@cache
+def accounts() -> dict[str, AccountConfig]:
+    """As the demo writes them."""
+    text = stage.accounts_at(2_775, "http://127.0.0.1:2776")
+    secrets = {}
+    for name, secret in stage.SECRETS.items():
+        variable = name.replace("-", "_")
+        text = text.replace(f'{{ file = "{name}" }}', f'{{ env = "{variable}" }}')
+        secrets[variable] = secret
+    return {config.name: config for config in parse_accounts(text, Path(), secrets)}
+
+
+class AtWecom:
+    """A history with the fake's record of it: whatever is handed over is taken 100 ms later."""
+
+    def __init__(self) -> None:
+        self.recorder = Recorder(load_policy(stage.POLICY))
+        self.lines: list[dict[str, Any]] = []
+        self._taken = 0
+
+    def writes(self, customer: str, text: str, name: str) -> None:
+        """To customer service."""
+        at = self.recorder.now
+        who = {"corp": wecom.CORP, "open_kfid": wecom.SERVICE}
+        said = {"type": "text", "content": text, "msgid": name}
+        self.lines.append({"at": at, "kind": "wrote", "from": customer} | who | said)
+        self.hears(customer, talks.SERVICE, name, {"text": text})
+
+    def adds(self, customer: str, seller: str, code: str) -> None:
+        """A customer adds a member."""
+        at, until = self.recorder.now, self.recorder.now + 20_000
+        came = {"corp": wecom.CORP, "userid": seller, "code": code, "until": until}
+        self.lines.append({"at": at, "kind": "came", "from": customer} | came)
+        added = {"event": "friend_added", "welcome_code": code}
+        self.hears(customer, seller, code, added | {"welcome_until": rfc3339(until)})
+
+    def hears(self, customer: str, account: str, name: str, content: dict[str, Any]) -> None:
+        fields = {"id": name, "channel": "wecom", "account": account, "customer": customer}
+        fields |= {"content": content, "at": rfc3339(self.recorder.now), "sender": customer}
+        self.recorder.publish("inbound", fields, "accounts")
+        self.takes()
+
+    def commands(self, customer: str, op: str, **fields: Any) -> None:
+        command = {"id": f"{op}-{customer}", "app": "accounts", "customer": customer, "op": op}
+        self.recorder.publish("command", command | fields, "accounts")
+        self.takes()
+
+    def takes(self) -> None:
+        """What the hub has handed over since."""
+        for handed in self.recorder.handed[self._taken :]:
+            delivery = handed.delivery
+            if delivery.channel != "wecom":
+                continue
+            content = msgspec.json.decode(delivery.content)
+            kind, who = "kf", {"open_kfid": wecom.SERVICE}
+            if delivery.account != talks.SERVICE:
+                kind = "welcome" if "welcome_code" in content else "mass"
+                who = {"userid": delivery.account, "code": content.get("welcome_code", "")}
+            line = {"at": self.recorder.now + 100, "kind": kind, "corp": wecom.CORP} | who
+            line |= {"to": delivery.to, "msgid": f"at-{delivery.id}"}
+            if text := content.get("text"):  # of what was parked the recorder has no body
+                said, external = {"type": "text", "content": text}, {"text": {"content": text}}
+                line |= said if kind == "kf" else external
+            self.lines.append(line)
+            receipt = {"delivery": delivery.id, "customer": delivery.customer, "status": "sent"}
+            receipt |= {"at": delivery.at, "provider_id": line["msgid"]}
+            self.recorder.publish("receipt", receipt, "accounts")
+        self._taken = len(self.recorder.handed)
+
+    def talks(self) -> tuple[talks.Talks, History]:
+        history = self.recorder.history()
+        told = {"violations": {}, "counts": {"mass_tasks": 1}, "times": {}}
+        newest = max(handed.sequence for handed in history.deliveries)
+        return talks.Talks(
+            self.lines, told, [], dict.fromkeys(wecom.ACCOUNTS.values(), newest)
+        ), history
+
+
+def day_at_wecom() -> AtWecom:
+    """Two customers write, of whom a person talks with one; a third adds a member."""
+    scene, to = AtWecom(), {"sms": "+8613900000001"}
+    for name in ("wm1", "wm2"):
+        notice = intent(f"order-{name}", name, category="notice", to=to | {"wecom": name})
+        scene.recorder.publish("normal", notice)  # neither has written
+    scene.writes("wm1", people.PRICES[0], "m1")
+    scene.writes("wm2", people.WANT_PERSON, "m2")
+    for number in range(6):
+        scene.recorder.now += 1_000
+        scene.recorder.publish("normal", intent(f"order-{number}", "wm1", category="notice"))
+        scene.takes()
+    scene.commands("wm2", "takeover", agent="chen")
+    scene.recorder.now += 3_000
+    scene.recorder.publish("normal", intent("campaign-1", "wm2", category="campaign"))
+    scene.recorder.now += 3_000
+    scene.commands("wm2", "release")
+    scene.adds("wm3", "anna", "code")
+    mass = intent("mass", "wm3", category="mass", account="anna", to={"wecom": "wm3"})
+    scene.recorder.publish("normal", mass)
+    scene.takes()
+    return scene
