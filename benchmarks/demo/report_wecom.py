@@ -27,12 +27,12 @@ def add_talks(table: Table, facts: TalkFacts, told: Mapping[str, Any]) -> None:
         f"within {_spread(facts.calm_ms)} ms (p50, p99) before the first kill; whole run "
         f"{_spread(facts.waits_ms)} ms; the others asked for something else",
     )
-    went = " and ".join(f"{count:,} by {channel}" for channel, count in facts.released.items())
+    went = " and ".join(f"{count:,} went by {channel}" for channel, count in facts.released.items())
     table.add_row(
         "  a person took over",
         f"{facts.taken_over:,}",
-        f"{facts.held:,} campaign messages were held until the person was done, then "
-        f"{went or 'none'} went",
+        f"{facts.held:,} campaign messages were held until the person was done; then "
+        f"{went or 'none went'}",
     )
     table.add_row(
         "order notices by WeCom",

@@ -90,13 +90,18 @@ class Demo:
         """All of it; returns the exit code. Raises ChildFailed, TactError, TimeoutError."""
         try:
             async with asyncio.timeout(TOTAL_S):
-                return await self._run()
+                hub, broken = await self._run()
+            code = await hub.ended(STOP_S)
+            self._say(f"the hub stopped at SIGTERM with exit code {code}")
+            self._console.print(_NEXT)
+            return 1 if broken or code else 0
         finally:
             if self._wecom is not None:
                 await self._wecom.close()
             await self._stage.clear_away()
 
-    async def _run(self) -> int:
+    async def _run(self) -> tuple[Child, int]:
+        """The hub, which is ending, and how many violations there are."""
         self._say("starting: tact up, an SMS centre, WeCom, a push gateway, a shop")
         centre, office, wecom = await self._stage.start_fakes()
         self._wecom = wecom
@@ -145,10 +150,7 @@ class Demo:
         )
         broken = judge(self._console, history, seen)
         self._console.print("\n".join(talk), markup=False, soft_wrap=True)
-        code = await hub.ended(STOP_S)
-        self._say(f"the hub stopped at SIGTERM with exit code {code}")
-        self._console.print(_NEXT)
-        return 1 if broken or code else 0
+        return hub, len(broken)
 
     # ---- while it runs -------------------------------------------------------------------------
 
