@@ -31,9 +31,10 @@ from channels.wecom.tasks import (
 )
 from hub.clock import Clock
 
-WINDOW: Final = 2_000
-"""Deliveries that may be unanswered: each commit answers as many as a bundle holds, so that a mass
-message of 100,000 is taken over in seconds and something urgent waits for one commit."""
+WINDOW: Final = 400
+"""Deliveries that may be unanswered: two parts, so that a mass message of 100,000 is taken over in
+seconds, and of ten members who are given one at a time none holds up the turn of the others' host
+for long (with 2,000 each a turn took up to a second, and welcome messages waited for it)."""
 KEEP_BYTES: Final = 160 * 1024
 """Of the notes of one bundle: with one more task's content it stays below a bundle's bound."""
 KEEP_TASKS: Final = 64

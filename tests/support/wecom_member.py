@@ -273,6 +273,7 @@ class Host:
     def submit(self, one: Delivery, *, expires_s: float = 24 * HOUR_S) -> None:
         """One more, now."""
         submitted(self.account, self.provider, one, expires_s=expires_s)
+        self._open += 1
         self.provider.submit(self.account.submissions[one.id])
 
     def submit_again(self, name: str) -> None:
