@@ -30,7 +30,7 @@ from channels.wecom.config import MemberConfig
 from channels.wecom.errors import refused
 from channels.wecom.member import MemberProvider
 from hub.contract.types import Delivery
-from tests.support.virtual_loop import Process, VirtualClock, VirtualLoop
+from tests.support.virtual_loop import Process, VirtualClock, VirtualLoop, run
 
 START_MS = 1_790_000_000_000
 HOUR_S = 3_600
@@ -348,3 +348,48 @@ async def until(
     while not condition():
         assert loop.time() < end, "it did not come"
         await asyncio.sleep(every_s)
+
+
+class Scene:
+    """A host that runs, its account and WeCom."""
+
+    def __init__(self, loop: VirtualLoop, config: MemberConfig = CONFIG) -> None:
+        self.loop = loop
+        self.wecom = WeCom(loop)
+        self.account = Account()
+        self.config = config
+        self.host = self.own()
+
+    def own(self) -> Host:
+        """Another host takes the account over."""
+        self.host = Host(self.loop, self.account, self.wecom, self.config)
+        self.host.process.start(self.host.run(), "run")
+        return self.host
+
+    async def until_over(self, hours: float = 100) -> None:
+        await until(lambda: self.account.over, self.loop, hours)
+
+    def words(self) -> dict[str, tuple[str, Any, str]]:
+        """The last word on each delivery."""
+        return {
+            name: (told.status, told.failure, told.code)
+            for name in self.account.submissions
+            if (told := self.account.last(name)) is not None
+        }
+
+    async def ended(self) -> None:
+        await self.host.provider.stop(0)
+        self.host.process.kill()
+
+
+def scene(play: Any, config: MemberConfig = CONFIG) -> Scene:
+    """Play it in virtual time."""
+
+    async def main(loop: VirtualLoop) -> Scene:
+        made = Scene(loop, config)
+        await asyncio.sleep(0.001)
+        await play(made)
+        await made.ended()
+        return made
+
+    return run(main)
