@@ -123,7 +123,6 @@ class AccountPartition:
         key = f"o:{self.epoch}-{self.turns}"
         if self.outbound:
             self.store(key, pack(self.outbound))
-            self.unsent[key] = self.outbound
         changes = TurnChanges(self, key if self.outbound else "")
         self._begin()
         return changes
@@ -399,6 +398,7 @@ class TurnChanges:
         "checkpoint",
         "counted",
         "handed",
+        "outbound",
         "outbox",
         "partition",
         "stored",
@@ -412,6 +412,7 @@ class TurnChanges:
         self.counted = partition.counted
         self.checkpoint = dict(partition.checkpoint)
         self.at_ms = partition.at_ms
+        self.outbound = partition.outbound
         self.outbox = outbox
         """Key of what it has for INTAKE; empty for nothing."""
 

@@ -550,7 +550,8 @@ class AccountRunner:
         for account in self._leaving.values():
             if account.claimed and self._served(account) is partition:
                 account.committed()
-        if turn.outbox:
+        if turn.outbox:  # not before it is committed
+            partition.unsent[turn.outbox] = turn.outbound
             self._outbox.send(partition)
         self._depart()
 

@@ -32,6 +32,7 @@ from tests.sim.account_check import (
     account_violations,
     simulate_accounts,
 )
+from tests.sim.account_talk_bugs import TALK_BUGS
 from tests.sim.seeds import CHUNKS, SEEDS, Seeds, silent
 
 __all__ = ["silent"]
@@ -55,6 +56,7 @@ def test_everything_happened_in_the_account_seeds_above():
 
 
 FAILURES = ("config", "dead_address", "expired", "provider", "rejected_content", "throttled")
+FAILURES += ("window_closed",)
 EXPECTED = (
     *(f"answer: {how}" for how in ("accepted", "broken", "busy", "half", "refuse", "silent")),
     *("answer: throttle", "repeat removed", "link lost", "not admitted", "not stored"),
@@ -68,6 +70,8 @@ EXPECTED = (
     *("submit: crash-before", "submit: crash-after", "submit: pause", "stored: lose-reply"),
     *(f"trouble: {kind}" for kind in ("kill", "stop", "pause", "down", "full", "move", "reload")),
     *("trouble: two-owners", "trouble: unlinked", "trouble: refused", "trouble: gap"),
+    *("page stored", "page not stored", "read on from a note", "confirmation lost", "put away"),
+    *("window refused by ours", "window used up by others"),
 )
 
 
@@ -176,11 +180,12 @@ def confirmed_before_the_commit(patch: pytest.MonkeyPatch) -> None:
 def outbox_forgotten_too_early(patch: pytest.MonkeyPatch) -> None:
     until_stored = Outbox._until_stored
 
-    async def hasty(self: Outbox, partition: AccountPartition, key: str) -> None:
-        outbound = partition.unsent[key]
-        partition.settled(key)
-        partition.unsent[key] = outbound
-        await until_stored(self, partition, key)
+    async def hasty(self: Outbox, partition: AccountPartition) -> None:
+        unsent = dict(partition.unsent)
+        for key in unsent:
+            partition.settled(key)
+        partition.unsent.update(unsent)
+        await until_stored(self, partition)
 
     patch.setattr(Outbox, "_until_stored", hasty)
 
@@ -212,9 +217,9 @@ def checkpoint_not_stored(patch: pytest.MonkeyPatch) -> None:
 def told_again_and_backwards(patch: pytest.MonkeyPatch) -> None:
     tell = Account.tell
 
-    def talkative(self: Account, delivery: str, attempt: Attempt, *rest: Any) -> bool:
+    def talkative(self: Account, delivery: str, attempt: Attempt, *rest: Any, **more: Any) -> bool:
         attempt.told = 0
-        return tell(self, delivery, attempt, *rest)
+        return tell(self, delivery, attempt, *rest, **more)
 
     patch.setattr(Account, "tell", talkative)
 
@@ -252,6 +257,7 @@ BUGS: dict[Any, tuple[int | range, str]] = {
     told_again_and_backwards: (10, "every-delivery-ends: told-backwards"),
     refusals_are_not_heard: (10, "replies-are-kept: refusal-without-do-not-disturb"),
     wakes_lost_on_recovery: (20, "not quiet after"),
+    **TALK_BUGS,
 }
 """A planted bug, the seeds (or how many) within which it must be found, and as what."""
 
