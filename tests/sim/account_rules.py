@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
+from actors.account_gate import CLAIM_MS
 from actors.window import parse_limit
 from channels.accounts import AccountConfig
 from hub.checkers.account_records import LimitRule
@@ -37,7 +38,8 @@ def changed_rules(
 ) -> list[LimitRule]:
     """After a reload: old ones end as it begins, new ones hold when every host has them.
 
-    A window that there was before keeps what it has counted; another counts from then on.
+    A window that there was before keeps what it has counted; another counts from then on, and not
+    what was claimed before.
     """
     known = {_key(rule) for rule in rules_of(before)}
     return [
@@ -46,7 +48,7 @@ def changed_rules(
             replace(
                 rule,
                 from_ms=done_ms,
-                counted_ms=rule.counted_ms if _key(rule) in known else done_ms,
+                counted_ms=rule.counted_ms if _key(rule) in known else done_ms + CLAIM_MS,
             )
             for rule in rules_of(after)
         ),
