@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -96,6 +96,10 @@ class LiveFeeds:
         for each, inbound in _heard(history):
             place = (inbound.account, inbound.customer, inbound.id)
             heard[place].append((each.sequence, each.index))
+        often = Counter(_place(line.message) for line in feeds if line.message.author != "app")
+        for place, times in often.items():
+            if len(heard.get(place, ())) > times:  # which of the repeats are shown is not told
+                del heard[place]
         newest: dict[tuple[str, str, bool], tuple[int, int]] = {}
         for line in feeds:
             message = line.message
@@ -105,7 +109,7 @@ class LiveFeeds:
             elif heard.get(_place(message)):
                 at = heard[_place(message)].pop(0)
             else:
-                continue  # told of already
+                continue  # told of already, or not to be told
             key = message.account, message.customer, out
             if at < newest.get(key, at):
                 yield self._about(line, "shown-out-of-order")

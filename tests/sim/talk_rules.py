@@ -104,10 +104,10 @@ class TalkRules:
         """A conversation is about to take `item`, or (None) to be woken."""
         ways: dict[tuple[str, str], list[tuple[list[str], str | None]]] = defaultdict(list)
         for held in state.held:
-            ways[held.app, held.id].append((list(held.route), held.account or state.owner))
+            ways[held.app, held.id].append((list(held.route), held.account))
         if isinstance(item, Intent) and item.category in policy.categories:
             route = item.route or policy.categories[item.category].route
-            ways[item.app, item.id].append((list(route), item.account or state.owner))
+            ways[item.app, item.id].append((list(route), item.account))
         document, waiting = policy.document, {(held.app, held.id) for held in state.held}
         self._step = _Step(key, item, now, document, policy.version, waiting, ways, set())
         self._version = policy.version
@@ -138,7 +138,7 @@ class TalkRules:
             if isinstance(each, Delivery):
                 self._delivery(customer, each)
             elif isinstance(each, Outcome):
-                self._outcome(customer, each)
+                self._outcome(customer, each, state.owner)
         self._replies(customer, state, said)
         self._words(said, [each for each in events if each.kind == "words"])
         self._feeds(said)
@@ -194,8 +194,9 @@ class TalkRules:
         customer.went[place].append(step.now)
         _answered(customer, delivery.channel)
 
-    def _outcome(self, customer: _Customer, outcome: Outcome) -> None:
-        """A window that is named does stand in the way, on some channel of the route."""
+    def _outcome(self, customer: _Customer, outcome: Outcome, owner: str | None) -> None:
+        """A window that is named does stand in the way, on some channel of the route. `owner`: as
+        it is now, after a command that may have set it."""
         step = self._step
         rules = {rule.name: rule for rule in step.policy.windows or ()}
         ways = step.ways.get((outcome.app, outcome.intent), ())
@@ -204,7 +205,7 @@ class TalkRules:
             if rule is None or block.kind != "window":
                 continue
             if ways and not any(
-                _closed(customer, rule, (channel, account or channel), step.now)
+                _closed(customer, rule, (channel, account or owner or channel), step.now)
                 for route, account in ways
                 for channel in route
                 if channel in rule.channels

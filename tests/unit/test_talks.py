@@ -578,6 +578,16 @@ def test_the_checker_of_feeds_knows_not_under_which_policy_an_operation_left():
     assert check_all(history) == []
 
 
+def test_the_checker_of_feeds_knows_not_which_of_a_message_s_repeats_is_shown():
+    """The first came while its channel was not archived."""
+    recorder = talking()
+    recorder.publish("inbound", inbound("m1", {"text": "price"}, NOW), "accounts")
+    recorder.shown = recorder.shown[1:]
+    history, other = recorder.history(), policy().document
+    history.policies = {**history.policies, policy_version(other): other}
+    assert LiveFeeds().check(history) == []
+
+
 def test_a_conversation_that_uses_none_of_it_keeps_nothing_of_it():
     hub = Hub(WINDOW, WORDS, REPLIES, REMINDERS, ARCHIVE)
     hub.take("normal", intent("a", route=["sms"]))
