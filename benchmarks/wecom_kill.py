@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 from msgspec.structs import replace
@@ -327,7 +328,10 @@ def judge(
     )
     return Killed(
         open=[open_then for _, open_then, _ in kills],
-        pauses_s=[pause_s(submits, at, own) for at, _, own in kills],
+        pauses_s=[
+            pause_s(submits, at, min(at + LOOKED_AT_MS, then), own)
+            for (at, _, own), then in zip(kills, ends_of(kills), strict=True)
+        ],
         ends={
             to: Counter(told.get(one.id, "nothing") for one in several)
             for to, several in wanted.items()
@@ -345,8 +349,13 @@ def judge(
     )
 
 
-def pause_s(submits: Sequence[Submit], killed_ms: float, own: set[str]) -> float:
+def ends_of(kills: Sequence[tuple[float, int, set[str]]]) -> list[float]:
+    """When the next kill came, for each."""
+    return [*(at for at, _, _ in kills[1:]), inf]
+
+
+def pause_s(submits: Sequence[Submit], killed_ms: float, until_ms: float, own: set[str]) -> float:
     """How long after a kill nothing came of its host's accounts: what was on the wire still did."""
     times = sorted(s.at_ms for s in submits if s.account in own and s.at_ms >= killed_ms)
-    times = [killed_ms, *(at for at in times if at <= killed_ms + LOOKED_AT_MS)]
-    return max(later - earlier for earlier, later in pairwise(times)) / 1000
+    times = [killed_ms, *(at for at in times if at <= until_ms)]
+    return max((later - earlier for earlier, later in pairwise(times)), default=inf) / 1000
