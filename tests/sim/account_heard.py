@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hub import limits
 from hub.checkers import Published
 from hub.checkers.wecom import EverybodyIsHeard
 from hub.checkers.wecom_records import Seen, WecomHistory, Wrote
@@ -110,9 +111,22 @@ def talk_violations(world: AccountWorld, published: list[Published]) -> Iterator
         for report in carrier.said
         if report.inbound is not None
     ]
+    published = _in_time(published)
     history = WecomHistory(seen=Seen(wrote=wrote), published=published, handed=[])
     yield from map(str, EverybodyIsHeard().check(history))
     yield from _commands(carriers, published)
+
+
+def _in_time(published: list[Published]) -> list[Published]:
+    """Without what INTAKE cannot know for a repeat any more: a partition had no owner so long."""
+    first: dict[tuple[str, str], float] = {}
+    found = []
+    for each in published:
+        name = each.lane, str(getattr(each.message, "id", each.sequence))
+        began_ms = first.setdefault(name, each.stored_ms)
+        if each.stored_ms - began_ms < limits.DUPLICATE_WINDOW_S * 1_000 or each.lane == "receipt":
+            found.append(each)
+    return found
 
 
 def _commands(carriers: list[Carrier], published: list[Published]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from actors.account import Account
 from actors.account_io import RETRY_S, Outbox
 from actors.account_partition import AccountPartition
 from actors.account_runner import AccountRunner
-from actors.account_state import ACCEPTED, Attempt, Peer, pack
+from actors.account_state import ACCEPTED, Attempt, pack
 from channels.provider import Bundle
 from hub.errors import TactError
 
@@ -60,16 +60,6 @@ def bundle_id_not_remembered(patch: pytest.MonkeyPatch) -> None:
 
 def what_follows_a_message_is_not_stored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(account_customers, "pack", lambda peer: pack(replace(peer, followed=[])))
-
-
-def what_follows_a_message_is_forgotten_when_it_is_heard(patch: pytest.MonkeyPatch) -> None:
-    """It was written before: what has left meanwhile follows it."""
-
-    def anew(peer: Peer, at_ms: int) -> None:
-        if at_ms > peer.wrote_ms:
-            peer.wrote_ms, peer.followed = at_ms, []
-
-    patch.setattr(account_receipts, "wrote", anew)
 
 
 def a_closed_window_is_not_believed(patch: pytest.MonkeyPatch) -> None:
@@ -153,7 +143,6 @@ TALK_BUGS: dict[Any, tuple[int | range, str]] = {
     notes_lost_on_recovery: (60, " times: "),
     bundle_id_not_remembered: (30, " times: "),
     what_follows_a_message_is_not_stored: (60, "sent into a closed window"),
-    what_follows_a_message_is_forgotten_when_it_is_heard: (60, "sent into a closed window"),
     a_closed_window_is_not_believed: (60, "sent into a closed window"),
     again_is_false_for_what_may_have_been_sent: (30, "a repeat that is not said to be one"),
     told_as_failed_though_it_may_have_arrived: (60, "told as failed, and it was taken"),
