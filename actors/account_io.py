@@ -38,6 +38,8 @@ RETRY_S = 2.0
 """Between two tries of an errand; a try itself is repeated by the ledger for longer."""
 TOLD_TURNS = 64
 """Turns whose outbox is told together: what is behind waits for what is before."""
+OUTBOX_TURNS = 256
+"""Turns whose receipts INTAKE has not acknowledged; then nothing more is taken or claimed."""
 FETCHES = 16
 """Messages read from the ledger for their bodies at a time: 4 MiB of arrays."""
 

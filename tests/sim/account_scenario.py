@@ -281,7 +281,7 @@ def _bounds(chance: random.Random) -> dict[str, int]:
         "HAND_OVER_TURN": (1, 3),
         "ENDED_TURN": (1,),
         "LETTERS_TURN": (1, 3),
-        "MESSAGES_TURN": (1,),
+        "DELIVERIES_TURN": (1,),
         "OUTBOX_TURNS": (1, 4),
         "FETCHES": (1,),
         "TURN_STATE_BYTES": (1, 1_000),
