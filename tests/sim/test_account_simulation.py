@@ -245,7 +245,7 @@ BUGS: dict[Any, tuple[int | range, str]] = {
     claims_are_good_for_ever: (range(12, 15), "account-limits: over-a-limit"),
     quota_not_restored: (60, "account-limits: over-a-limit"),
     quota_of_recipients_not_restored: (60, "account-limits: over-a-limit"),
-    quota_forgotten_with_a_reload: (60, "account-limits: over-a-limit"),
+    quota_forgotten_with_a_reload: (range(367, 371), "account-limits: over-a-limit"),
     pacer_not_restarted: (100, "account-limits: over-a-limit"),
     days_end_at_midnight_of_utc: (60, "account-limits: over-a-limit"),
     priority_breaks_the_order: (10, "leaves-in-order: left-before-its-predecessor"),
