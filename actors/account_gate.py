@@ -188,6 +188,11 @@ class Gate:
             return False
         return self.pacer.idle(now)
 
+    def rest(self, now: int) -> None:
+        """It leaves memory: what has left is written down as that, not as open."""
+        self.quota.rest(now)
+        self.unsaved = self.counts
+
     def changed(self, link: Link, now: int) -> bool:
         """The connection; returns whether it has just been lost."""
         was_up, self.link = self.link.window > 0, link

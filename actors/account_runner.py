@@ -274,9 +274,9 @@ class AccountRunner:
         """Accounts that nothing was asked of for long: virtual actors leave memory."""
         idle, self._idle = self._idle, []
         for account in idle:
-            home = self._served(account)
-            spared = home is not None and self._providers[account.name][0].idle
-            if home is not None and spared and account.idle(self._clock.now_ms()):
+            home, now = self._served(account), self._clock.now_ms()
+            if home and account.idle(now) and self._providers[account.name][0].idle:
+                account.gate.rest(now)
                 mailbox = await self._disconnect(account, 0.0)
                 mailbox.closed = True
                 del home.accounts[account.name]

@@ -196,6 +196,11 @@ class Quota:
             for windows in self._apps.values():
                 _all_left(windows, now)
 
+    def rest(self, now: float) -> None:
+        """Nothing is open, and what was written of recipients before had left by now: it leaves
+        memory, maybe for days."""
+        self._restarts = _thinned([*self._restarts, int(now)], now)
+
     def recipient_dump(self, recipient: str) -> bytes | None:
         """One recipient's windows, some tens of bytes; None when nothing is counted for it, and a
         value written down earlier may be deleted."""

@@ -8,6 +8,7 @@ import dataclasses
 
 import pytest
 
+from actors import account_runner
 from actors.account import IDLE_MS
 from channels.accounts import LimitsTable
 from channels.provider import Answer, ProviderInbound, Submission
@@ -36,6 +37,27 @@ def test_what_is_put_away_is_made_anew_for_a_deadline(monkeypatch: pytest.Monkey
         assert bench.told() == ["shop:a:1 sent"]  # duplicates are allowed: it was sent again
 
     scene(config(duplicates="allow", unknown_after=f"{IDLE_MS // 100}s"))(play)()
+
+
+@pytest.mark.parametrize("per", ["account", "recipient"])
+def test_what_was_put_away_counts_for_the_day_it_left(
+    monkeypatch: pytest.MonkeyPatch, per: str
+) -> None:
+    monkeypatch.setitem(PROVIDERS, "smpp", dataclasses.replace(PROVIDERS["smpp"], connects=False))
+    monkeypatch.setattr(account_runner, "_IDLE_S", 60.0)
+
+    async def play(bench: Bench) -> None:
+        ahead = {"expires_at": rfc3339(START_MS + 200_000_000), "customer": "ann", "to": "wm1"}
+        bench.deliver("a", **ahead)
+        await bench.until(bench.told)
+        bench.providers["sms"].spared = True
+        await asyncio.sleep(86_500)
+        assert bench.runner.describe() == {}
+        bench.deliver("b", **ahead)
+        await bench.until(lambda: len(bench.told()) == 2, within_s=60.0)
+        assert bench.told()[1] == "shop:b:1 sent"
+
+    scene(config(limits=LimitsTable(**{per: ["1/24h"]})))(play)()
 
 
 @scene(config(receipts_for="5m"))
