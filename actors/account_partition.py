@@ -312,12 +312,14 @@ class AccountPartition:
 
     def begin(self) -> None:
         """Look through what an earlier owner left."""
-        attempts, outboxes = [], []
+        attempts = []
+        outboxes: list[tuple[int, int, str]] = []
         for key, packed in self.states.items():
             if key.startswith("a:"):
                 attempts.append((key[2:], unpack_attempt(packed)))
             elif key.startswith("o:"):
-                outboxes.append((*map(int, key[2:].split("-")), key))
+                epoch, turn = key[2:].split("-")
+                outboxes.append((int(epoch), int(turn), key))
             elif key.startswith("q:"):
                 self.wakes.append((unpack_early(packed)[-1].kept_ms + EARLY_KEPT_MS, key))
             elif key.startswith("m:"):
@@ -325,7 +327,7 @@ class AccountPartition:
                 self.notes.setdefault(account, {})[note] = packed
             elif key.startswith("i:"):
                 self.wakes.append((unpack_seen(packed).until_ms, key))
-        for *_, key in sorted(outboxes):
+        for _, _, key in sorted(outboxes):  # in the order of their turns
             self.unsent[key] = unpack_outbound(self.states[key])
         attempts.sort(key=lambda one: (one[1].sequence, one[1].place))
         self.restoring.extend(name for name, _ in attempts)
