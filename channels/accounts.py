@@ -230,6 +230,8 @@ def _convert(table: dict[str, Any], kind: type, place: str, also: str = "") -> A
 def _at(kind: Any, inside: str) -> Any:
     """The type of a key within tables; None for one within a list."""
     for step in filter(None, inside.split(".")):
+        if not _is_struct(kind):
+            return None
         kind = next((f.type for f in msgspec.structs.fields(kind) if f.encode_name == step), None)
         kind = next((k for k in (*getattr(kind, "__args__", ()), kind) if _is_struct(k)), kind)
     return kind

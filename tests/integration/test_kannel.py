@@ -56,7 +56,7 @@ class _Bench:
             config, SmsConfig(), self.told, StillClock(), random.Random(1), "a"
         )
         self.server.provider = provider
-        provider.start()
+        provider.start({})
         try:
             yield provider
         finally:

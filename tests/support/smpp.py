@@ -13,6 +13,7 @@ import msgspec
 
 from channels.provider import (
     Answer,
+    Bundle,
     Link,
     Prepared,
     ProviderInbound,
@@ -59,6 +60,9 @@ class Account:
         self.inbound_messages.append(inbound)
         self._changed.set()
         self.storing(stored)
+
+    def bundle(self, bundle: Bundle, stored: Stored) -> None:
+        raise AssertionError("SMPP reports one thing at a time")
 
     def link(self, link: Link) -> None:
         self.links.append(link)

@@ -18,16 +18,13 @@ from channels.wecom.fake.book import Book
 from channels.wecom.fake.limits import Day, Gate, Window
 from channels.wecom.fake.settings import AppScene, Scene, Settings
 from channels.wecom.fake.timers import MovableClock, Timers
-from hub.errors import TactError
 
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
 
 
-class Refused(TactError):
+class Refused(Exception):
     """A call is answered with an errcode. `more` goes into the answer beside it."""
-
-    code = "wecom-fake-refused"
 
     def __init__(self, errcode: int, **more: Any) -> None:
         super().__init__(f"errcode {errcode}")
