@@ -199,7 +199,7 @@ async def test_what_customers_and_members_do_arrives_in_order() -> None:
             ("takeover", CUSTOMER),
             ("release", CUSTOMER),
         ]
-        assert account.counts["kf_servicer_status_change"] == 1
+        await until(lambda: account.counts.get("kf_servicer_status_change") == 1)
         assert it.fake.world.book.violations == {}
 
 
