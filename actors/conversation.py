@@ -321,7 +321,7 @@ class Conversation(Struct, gc=False):
         state, channel = self.state, verdict.channel
         app, account = question.app, question.sender or channel
         if state.sends:
-            _trim_sends(state.sends, now - self.policy.send_memory_ms)
+            fallback.trim_sends(state.sends, now - self.policy.send_memory_ms)
         label = question.asked[channel].label
         again = reason is not None
         state.sends.insert(0, Send(now, label, account, name, question.attempt, DISPATCHED, again))
@@ -379,7 +379,7 @@ class Conversation(Struct, gc=False):
             return
         delivery = groups.delivery_of(command, state, now, accepted + self.policy.hold_max_ms)
         if state.sends:
-            _trim_sends(state.sends, now - self.policy.send_memory_ms)
+            fallback.trim_sends(state.sends, now - self.policy.send_memory_ms)
         state.sends.insert(0, Send(now, groups.label(app), delivery.account, name))
         self._hand_over(delivery, None)
         self._tell(app, command.id, "", "dispatched", now, delivery.channel, delivery.id)
@@ -590,11 +590,3 @@ class Conversation(Struct, gc=False):
             Outcome(intent, app, self.key, state, at, channel, delivery, reason=reason),  # type: ignore[arg-type]
             category,
         )
-
-
-def _trim_sends(sends: list[Send], oldest: int) -> None:
-    """Drop, from the end, what no rule and no receipt can ask for any more."""
-    if len(sends) >= limits.SENDS:
-        del sends[limits.SENDS - 1 :]
-    while sends and sends[-1].at < oldest:
-        sends.pop()

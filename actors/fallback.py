@@ -106,6 +106,18 @@ def outdone(send: Send, sends: list[Send]) -> bool:
     return send is not sends[0] or any(each.status >= DELIVERED for each in sends)
 
 
+def trim_sends(sends: list[Send], oldest: int) -> None:
+    """Drop, from the end, what no rule and no receipt can ask for any more: not an attempt of an
+    intent that has a newer one, whose receipts mean less if this one was delivered."""
+    if len(sends) >= limits.SENDS:
+        del sends[limits.SENDS - 1 :]
+    while sends and sends[-1].at < oldest:
+        last = sends[-1].intent
+        if any(send.at >= oldest and send.intent == last for send in sends):
+            return
+        sends.pop()
+
+
 def question_of_held(key: str, held: Held, state: ConversationState, policy: Policy) -> Question:
     """What waits, as it is asked again."""
     return Question(

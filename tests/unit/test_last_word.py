@@ -68,6 +68,15 @@ def test_it_survives_a_change_of_owner() -> None:
     assert told(hub.wait(60 * MINUTE_MS)) == []
 
 
+def test_what_was_delivered_stands_as_long_as_a_newer_attempt_may_fail() -> None:
+    hub = Waiting()
+    assert told(hub.wait(20 * MINUTE_MS)) == [("a", "dispatched")]  # by sms, ten minutes later
+    assert hub.hears("delivered") == [("a", "delivered")]  # of the first attempt, after all
+    hub.wait(7 * 24 * 60 * MINUTE_MS - 15 * MINUTE_MS)
+    hub.take("normal", intent("b", route=["wecom"]))  # the first attempt is older than a week now
+    assert hub.hears("failed", delivery="shop:a:2") == []
+
+
 @pytest.mark.parametrize(("receipts", "last"), [(0, True), (1, False)])
 def test_an_account_tells_it_when_no_receipts_follow(receipts: int, last: bool) -> None:
     async def play(bench: Bench) -> None:
