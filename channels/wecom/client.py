@@ -33,8 +33,6 @@ from hub.errors import TactError
 REPLY_BYTES: Final = 4 * 1024 * 1024
 """Read of one reply; a longer one is `Unanswered`. A full page of kf/sync_msg has 1,000 messages of
 up to 2 KiB of text each."""
-UPLOAD_BYTES: Final = 20 * 1024 * 1024
-"""The largest file that WeCom takes."""
 TOKENS_MAX: Final = 20_000
 """Applications in one process: as many as a hub has accounts. The one not used longest goes."""
 GATES_MAX: Final = 50_000
@@ -44,7 +42,6 @@ TOLD_MAX: Final = 100
 """Unknown codes that one client has told of; each is told once."""
 
 _HINT = re.compile(r"hint: \[([0-9A-Za-z_-]{1,64})\]")
-_SAFE = re.compile(r'[\x00-\x1f\x7f"\\]')
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _log = structlog.get_logger(__name__)
@@ -60,7 +57,6 @@ class _Request(Struct, frozen=True):
     endpoint: Endpoint
     query: dict[str, str]
     content: bytes | None = None
-    kind: str = "application/json"
 
     def __repr__(self) -> str:
         return f"_Request({self.name!r})"
@@ -142,33 +138,11 @@ class WecomClient:
         """
         endpoint = ENDPOINTS[name]
         try:
-            # Plain UTF-8 as WeCom wants it: \\uXXXX is refused by some calls (40033).
+            # Characters as they are, in UTF-8: some calls refuse JSON's escapes of them (40033).
             content = msgspec.json.encode(body or {}) if endpoint.method == "POST" else None
         except UnicodeEncodeError:
             raise refused(40033, api=name) from None
         return await self._call(_Request(name, endpoint, query, content))
-
-    async def upload(
-        self, name: str, filename: str, content: bytes, **query: str
-    ) -> dict[str, Any]:
-        """Upload a file (`media/upload` with type="image", …). Raises as `call` does."""
-        if len(content) > UPLOAD_BYTES:
-            raise refused(45001, api=name)
-        boundary = f"tact-{self._chance.getrandbits(128):032x}"
-        told = _SAFE.sub("_", filename).encode("utf-8", "replace")
-        body = b"".join(
-            (
-                f"--{boundary}\r\n".encode(),
-                b'Content-Disposition: form-data; name="media"; filename="',
-                told,
-                f'"; filelength={len(content)}\r\n'.encode(),
-                b"Content-Type: application/octet-stream\r\n\r\n",
-                content,
-                f"\r\n--{boundary}--\r\n".encode(),
-            )
-        )
-        kind = f"multipart/form-data; boundary={boundary}"
-        return await self._call(_Request(name, ENDPOINTS[name], query, body, kind))
 
     async def reach(self, url: str) -> None:
         """Whether calls can be made: WeCom takes connections, and there is a token or one is given
@@ -231,7 +205,7 @@ class WecomClient:
             self._config.base_url.rstrip("/") + request.endpoint.path,
             query={"access_token": token, **request.query} if token else request.query,
             body=request.content,
-            headers=None if request.content is None else {"content-type": request.kind},
+            headers=None if request.content is None else {"content-type": "application/json"},
         )
         said = decoded(reply)
         errcode: int = said["errcode"]

@@ -39,7 +39,6 @@ ENDPOINTS: Final[dict[str, Endpoint]] = _table(
         kf/account/list
         kf/service_state/get
         kf/sync_msg
-        media/upload
         externalcontact/get_groupmsg_list_v2
         externalcontact/get_groupmsg_send_result
         externalcontact/get_groupmsg_task

@@ -19,7 +19,6 @@ from msgspec import Meta, Struct, field
 
 from hub import limits
 from hub.errors import ConfigError
-from hub.policy.document import parse_policy
 
 NATS_PORT: Final = 4222
 HTTP_PORT: Final = 4280
@@ -146,12 +145,6 @@ def read_password(variable: str, file: str | None) -> str | None:
 def default_policy() -> str:
     """The built-in policy document, TOML text."""
     return resources.files("hub.service").joinpath("default_policy.toml").read_text("utf-8")
-
-
-def checked_policy(text: str) -> str:
-    """The text, if it is a policy. Raises PolicyError."""
-    parse_policy(text)
-    return text
 
 
 # ---- reading -------------------------------------------------------------------------------------
