@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Row
 from benchmarks.send_parts import Bench, Child, bench, deliveries, smpp_account
-from benchmarks.send_rate import Row
 from channels.accounts import AccountConfig, LimitsTable
 from channels.sms.web.gateway import UrlGatewayConfig
 from hub.contract.types import Delivery

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.figures import Row
 from benchmarks.send_parts import (
     PATIENCE_S,
     Bench,
@@ -20,7 +21,6 @@ from benchmarks.send_parts import (
     smpp_account,
     submitted,
 )
-from benchmarks.send_rate import Row
 from hub.checkers.account_records import AccountHistory, Confirmed
 from hub.checkers.accounts import check_accounts
 from hub.clock import SystemClock

@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Row
 from benchmarks.send_parts import bench, deliveries, smpp_account, submitted
-from benchmarks.send_rate import Row
 from hub.checkers.account_limits import WithinLimits
 from hub.checkers.account_records import AccountHistory, LimitRule, Submit
 

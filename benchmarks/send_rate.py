@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Row
 from benchmarks.latency import quantile
 from benchmarks.processes import cpu_s
 from benchmarks.send_parts import (
@@ -30,8 +31,6 @@ URGENT_EVERY_S = 0.025
 """Between two urgent deliveries: each is stored, decided and sent by itself."""
 ARMS = {"answers at once": 0.0, "answers after about 10 ms": 10.0}
 """How the simulator takes its time: it draws between half and one and a half of it, in ms."""
-
-Row = tuple[str, str, bool]
 
 
 @dataclass

@@ -10,21 +10,16 @@ measured in this run.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Awaitable, Callable
-
 import uvloop
-from rich.console import Console
 
-from benchmarks.figures import figures
-from benchmarks.send_rate import Row
+from benchmarks.figures import Parts, options_of, run_parts
 from benchmarks.wecom_callbacks import measure_callbacks
 from benchmarks.wecom_endpoint import measure_endpoint
 from benchmarks.wecom_kill import measure_wecom_kill
 from benchmarks.wecom_rate import measure_rate
 from benchmarks.wecom_welcome import measure_welcome
 
-PARTS: dict[str, Callable[[Console, argparse.Namespace], Awaitable[list[Row]]]] = {
+PARTS: Parts = {
     "rate": measure_rate,
     "callbacks": measure_callbacks,
     "welcome": measure_welcome,
@@ -33,23 +28,11 @@ PARTS: dict[str, Callable[[Console, argparse.Namespace], Awaitable[list[Row]]]] 
 }
 
 
-async def run(options: argparse.Namespace) -> None:
-    """The parts that were asked for, then all figures."""
-    console = Console(width=120)
-    rows: list[Row] = []
-    for name in options.only or PARTS:
-        rows += await PARTS[name](console, options)
-    console.print(figures("Figures of WeCom", rows))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=list(PARTS))
-    parser.add_argument("--rounds", type=int, default=3, help="of the rate")
+    parser = options_of(__doc__, PARTS)
     parser.add_argument("--messages", type=int, default=0, help="at most so many of the rate")
     parser.add_argument("--seconds", type=int, default=30, help="of callbacks")
-    parser.add_argument("--profile", default="", help="a file for the host's cProfile: slower")
-    uvloop.run(run(parser.parse_args()))
+    uvloop.run(run_parts("Figures of WeCom", PARTS, parser.parse_args()))
 
 
 if __name__ == "__main__":

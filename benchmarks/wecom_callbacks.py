@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Row
 from benchmarks.processes import cpu_s
 from benchmarks.send_parts import bench
-from benchmarks.send_rate import Row
 from benchmarks.wecom_parts import (
     FakeWecom,
     Hub,

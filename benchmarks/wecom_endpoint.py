@@ -17,7 +17,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.send_rate import Row
+from benchmarks.figures import Row
 from channels.accounts import AccountConfig
 from channels.provider import Callback, Reply
 from channels.wecom.config import AppConfig, KfConfig, MemberConfig

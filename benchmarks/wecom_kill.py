@@ -24,8 +24,8 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Row
 from benchmarks.send_parts import PATIENCE_S, Bench, bench
-from benchmarks.send_rate import Row
 from benchmarks.wecom_parts import (
     APP,
     LOOK_S,

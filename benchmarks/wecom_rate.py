@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Row
 from benchmarks.processes import cpu_s
 from benchmarks.send_parts import Bench, Child, bench
-from benchmarks.send_rate import Row
 from benchmarks.wecom_parts import (
     APP,
     FakeWecom,

@@ -19,10 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.figures import Row
 from benchmarks.latency import quantile
 from benchmarks.load import Load
 from benchmarks.send_parts import bench
-from benchmarks.send_rate import Row
 from benchmarks.wecom_parts import (
     APP,
     FakeWecom,

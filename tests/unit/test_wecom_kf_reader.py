@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -182,217 +182,189 @@ class Scene:
         ]
 
 
-def test_it_reads_at_the_start_by_a_hint_and_by_itself() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.kf.write(3)
-        reader = scene.start()
-        await asyncio.sleep(1)
-        assert scene.store.inbound == ["m0", "m1", "m2"]
-        assert "cursor" not in scene.kf.asked[0][1]
-        assert "token" not in scene.kf.asked[0][1]
+def played(play: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
+    """A test that plays with a scene in virtual time; whatever reads at its end is killed."""
 
-        scene.kf.write(1)
-        reader.hint("T")
-        await asyncio.sleep(1)
-        assert len(scene.store.inbound) == 4
-        told = scene.kf.asked[-1][1]
-        assert (told["cursor"], told["token"], told["limit"]) == ("3", "T", PAGE)
+    def test() -> None:
+        async def main(loop: VirtualLoop) -> None:
+            scene = Scene(loop)
+            await play(scene)
+            await scene.kill()
 
-        scene.kf.write(1)  # and the callback is lost
-        await scene.all_read(90)
-        await asyncio.sleep(700)
-        assert "token" not in scene.kf.asked[-1][1]  # it is too old
-        bundles = len(scene.store.bundles)
-        await asyncio.sleep(600)
-        assert len(scene.store.bundles) == bundles  # nothing happened: nothing is written
-        assert scene.store.counts["kf_polled"] > 10
-        await scene.kill()
+        run(main)
 
-    run(main)
+    return test
 
 
-def test_a_hint_while_it_reads_is_not_forgotten() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.store.delay_s = lambda: 5.0
-        scene.kf.write(1)
-        reader = scene.start()
-        await asyncio.sleep(1)  # the page is being stored
-        scene.kf.write(1)
-        reader.hint("T")
-        await scene.all_read(15)
-        await scene.kill()
+@played
+async def test_it_reads_at_the_start_by_a_hint_and_by_itself(scene: Scene) -> None:
+    scene.kf.write(3)
+    reader = scene.start()
+    await asyncio.sleep(1)
+    assert scene.store.inbound == ["m0", "m1", "m2"]
+    assert "cursor" not in scene.kf.asked[0][1]
+    assert "token" not in scene.kf.asked[0][1]
 
-    run(main)
+    scene.kf.write(1)
+    reader.hint("T")
+    await asyncio.sleep(1)
+    assert len(scene.store.inbound) == 4
+    told = scene.kf.asked[-1][1]
+    assert (told["cursor"], told["token"], told["limit"]) == ("3", "T", PAGE)
 
-
-def test_pages_without_a_token_keep_their_distance_until_a_hint_brings_one() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.kf.page = 10
-        scene.kf.write(50)
-        reader = scene.start()
-        await asyncio.sleep(25)
-        times = [at_s for at_s, _ in scene.kf.asked]
-        assert len(times) == 3
-        assert min(b - a for a, b in pairwise(times)) >= UNTOLD_S - 0.1
-        reader.hint("T")
-        await asyncio.sleep(1)
-        scene.assert_each_once()
-        await scene.kill()
-
-    run(main)
+    scene.kf.write(1)  # and the callback is lost
+    await scene.all_read(90)
+    await asyncio.sleep(700)
+    assert "token" not in scene.kf.asked[-1][1]  # it is too old
+    bundles = len(scene.store.bundles)
+    await asyncio.sleep(600)
+    assert len(scene.store.bundles) == bundles  # nothing happened: nothing is written
+    assert scene.store.counts["kf_polled"] > 10
 
 
-def test_long_pages_are_stored_in_parts_that_fit() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.kf.write(150, ended)  # two things each
-        scene.kf.write(150, lambda n, at: text(n, at) | {"text": {"content": "长" * 1_000}})
-        scene.start()
-        await scene.all_read()
-        assert len(scene.kf.asked) == 1
-        assert len(scene.store.bundles) > 3
-        scene.assert_each_once()
-        await scene.kill()
-
-    run(main)
+@played
+async def test_a_hint_while_it_reads_is_not_forgotten(scene: Scene) -> None:
+    scene.store.delay_s = lambda: 5.0
+    scene.kf.write(1)
+    reader = scene.start()
+    await asyncio.sleep(1)  # the page is being stored
+    scene.kf.write(1)
+    reader.hint("T")
+    await scene.all_read(15)
 
 
-def test_what_is_not_stored_is_read_again() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.kf.write(5)
-        scene.store.refuse = 3
-        scene.start()
-        await scene.all_read()
-        scene.assert_each_once()
-        assert scene.store.counts["not_stored"] == 3
-        await scene.kill()
-
-    run(main)
-
-
-def test_it_outlasts_whatever_fails_and_does_not_hammer() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.kf.write(5)
-        scene.kf.problems = [
-            *[refused(-1)] * 4,
-            *[NotSent("no access token: refused")] * 4,
-            *[Unanswered("the reply is not WeCom's JSON")] * 4,
-            refused(45009, until_ms=START_MS + 300_000),
-            refused(48002),
-            {"msg_list": "what", "next_cursor": ""},
-            RuntimeError("a bug"),
-        ]
-        scene.start()
-        await scene.all_read(1_200)
-        scene.assert_each_once()
-        times = [at_s for at_s, _ in scene.kf.asked]
-        assert len(times) == 17
-        assert times[13] >= 300
-        assert not any(b - a < 0.5 for a, b in pairwise(times))
-        await scene.kill()
-
-    run(main)
+@played
+async def test_pages_without_a_token_keep_their_distance_until_a_hint(
+    scene: Scene,
+) -> None:
+    scene.kf.page = 10
+    scene.kf.write(50)
+    reader = scene.start()
+    await asyncio.sleep(25)
+    times = [at_s for at_s, _ in scene.kf.asked]
+    assert len(times) == 3
+    assert min(b - a for a, b in pairwise(times)) >= UNTOLD_S - 0.1
+    reader.hint("T")
+    await asyncio.sleep(1)
+    scene.assert_each_once()
 
 
-def test_a_hint_ends_a_pause_but_not_one_that_was_asked_for() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.kf.problems = [Unanswered("HTML")] * 8 + [refused(45009, until_ms=START_MS + 600_000)]
-        scene.start()
-        while len(scene.kf.asked) < 8:
-            scene.reader.hint("T")
-            await asyncio.sleep(0.1)
-        assert loop.time() < 15  # not the two minutes that eight failures are otherwise
+@played
+async def test_long_pages_are_stored_in_parts_that_fit(scene: Scene) -> None:
+    scene.kf.write(150, ended)  # two things each
+    scene.kf.write(150, lambda n, at: text(n, at) | {"text": {"content": "长" * 1_000}})
+    scene.start()
+    await scene.all_read()
+    assert len(scene.kf.asked) == 1
+    assert len(scene.store.bundles) > 3
+    scene.assert_each_once()
+
+
+@played
+async def test_what_is_not_stored_is_read_again(scene: Scene) -> None:
+    scene.kf.write(5)
+    scene.store.refuse = 3
+    scene.start()
+    await scene.all_read()
+    scene.assert_each_once()
+    assert scene.store.counts["not_stored"] == 3
+
+
+@played
+async def test_it_outlasts_whatever_fails_and_does_not_hammer(scene: Scene) -> None:
+    scene.kf.write(5)
+    scene.kf.problems = [
+        *[refused(-1)] * 4,
+        *[NotSent("no access token: refused")] * 4,
+        *[Unanswered("the reply is not WeCom's JSON")] * 4,
+        refused(45009, until_ms=START_MS + 300_000),
+        refused(48002),
+        {"msg_list": "what", "next_cursor": ""},
+        RuntimeError("a bug"),
+    ]
+    scene.start()
+    await scene.all_read(1_200)
+    scene.assert_each_once()
+    times = [at_s for at_s, _ in scene.kf.asked]
+    assert len(times) == 17
+    assert times[13] >= 300
+    assert not any(b - a < 0.5 for a, b in pairwise(times))
+
+
+@played
+async def test_a_hint_ends_a_pause_but_not_one_that_was_asked_for(scene: Scene) -> None:
+    scene.kf.problems = [Unanswered("HTML")] * 8 + [refused(45009, until_ms=START_MS + 600_000)]
+    scene.start()
+    while len(scene.kf.asked) < 8:
         scene.reader.hint("T")
-        await asyncio.sleep(5)
-        assert len(scene.kf.asked) == 9
-        for _ in range(100):
-            scene.reader.hint("T")
-            await asyncio.sleep(1)
-        assert len(scene.kf.asked) == 9
-        await scene.kill()
-
-    run(main)
-
-
-def test_a_token_that_is_refused_is_left_out() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.kf.write(1)
-        reader = scene.start()
-        await asyncio.sleep(1)
-        scene.kf.write(1)
-        scene.kf.problems = [refused(95007)]
-        reader.hint("T")
-        await scene.all_read(30)
-        assert ["token" in body for _, body in scene.kf.asked] == [False, True, False]
-        await scene.kill()
-
-    run(main)
-
-
-def test_a_page_that_leads_nowhere_is_not_asked_for_in_a_ring() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        page = {"msg_list": [text(0, START_S)], "next_cursor": "", "has_more": 1}
-        scene.kf.problems = [page] * 100
-        scene.start().hint("T")
-        await asyncio.sleep(120)
-        assert len(scene.kf.asked) < 12
-        assert scene.store.inbound == ["m0"]
-        await scene.kill()
-
-    run(main)
-
-
-def test_a_cursor_that_goes_backwards_publishes_nothing_again() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        scene.kf.write(30)
-        reader = scene.start()
-        await scene.all_read()
-        # WeCom answers with old pages, and a cursor from the past.
-        scene.kf.problems = [
-            {"msg_list": scene.kf.log[5:25], "next_cursor": "10", "has_more": 1},
-        ]
-        scene.kf.write(10)
-        reader.hint("T")
-        await scene.all_read()
-        await asyncio.sleep(100)
-        scene.assert_each_once()
-        assert scene.store.counts["kf_repeated"] >= 20
-        await scene.kill()
-
-    run(main)
-
-
-def test_a_cursor_that_is_refused_begins_anew_and_publishes_what_is_new() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        scene = Scene(loop)
-        many = (SEGMENTS + 1) * SEGMENT + 500  # more than ids are kept
-        for _ in range(many // 100):
-            scene.kf.write(100)
-            await asyncio.sleep(2)
-        scene.start()
-        await scene.all_read()
-        scene.kf.write(50)
-        scene.kf.problems = [refused(40058)] * CURSOR_TRIES
-        assert scene.reader is not None
+        await asyncio.sleep(0.1)
+    assert scene.loop.time() < 15  # not the two minutes that eight failures are otherwise
+    scene.reader.hint("T")
+    await asyncio.sleep(5)
+    assert len(scene.kf.asked) == 9
+    for _ in range(100):
         scene.reader.hint("T")
-        await asyncio.sleep(60)
-        scene.assert_each_once()
-        anew = [body for _, body in scene.kf.asked if "cursor" not in body]
-        assert len(anew) == 2
-        assert scene.store.counts["kf_cursor_refused"] == 1
-        assert not place_of(scene.store.notes).again
-        await scene.kill()
+        await asyncio.sleep(1)
+    assert len(scene.kf.asked) == 9
 
-    run(main)
+
+@played
+async def test_a_token_that_is_refused_is_left_out(scene: Scene) -> None:
+    scene.kf.write(1)
+    reader = scene.start()
+    await asyncio.sleep(1)
+    scene.kf.write(1)
+    scene.kf.problems = [refused(95007)]
+    reader.hint("T")
+    await scene.all_read(30)
+    assert ["token" in body for _, body in scene.kf.asked] == [False, True, False]
+
+
+@played
+async def test_a_page_that_leads_nowhere_is_not_asked_for_in_a_ring(scene: Scene) -> None:
+    page = {"msg_list": [text(0, START_S)], "next_cursor": "", "has_more": 1}
+    scene.kf.problems = [page] * 100
+    scene.start().hint("T")
+    await asyncio.sleep(120)
+    assert len(scene.kf.asked) < 12
+    assert scene.store.inbound == ["m0"]
+
+
+@played
+async def test_a_cursor_that_goes_backwards_publishes_nothing_again(scene: Scene) -> None:
+    scene.kf.write(30)
+    reader = scene.start()
+    await scene.all_read()
+    # WeCom answers with old pages, and a cursor from the past.
+    scene.kf.problems = [
+        {"msg_list": scene.kf.log[5:25], "next_cursor": "10", "has_more": 1},
+    ]
+    scene.kf.write(10)
+    reader.hint("T")
+    await scene.all_read()
+    await asyncio.sleep(100)
+    scene.assert_each_once()
+    assert scene.store.counts["kf_repeated"] >= 20
+
+
+@played
+async def test_a_cursor_that_is_refused_begins_anew_and_publishes_what_is_new(scene: Scene) -> None:
+    many = (SEGMENTS + 1) * SEGMENT + 500  # more than ids are kept
+    for _ in range(many // 100):
+        scene.kf.write(100)
+        await asyncio.sleep(2)
+    scene.start()
+    await scene.all_read()
+    scene.kf.write(50)
+    scene.kf.problems = [refused(40058)] * CURSOR_TRIES
+    assert scene.reader is not None
+    scene.reader.hint("T")
+    await asyncio.sleep(60)
+    scene.assert_each_once()
+    anew = [body for _, body in scene.kf.asked if "cursor" not in body]
+    assert len(anew) == 2
+    assert scene.store.counts["kf_cursor_refused"] == 1
+    assert not place_of(scene.store.notes).again
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,13 @@ from tests.support.ledger import eventually
 from tests.support.permissions import (
     FORBIDDEN_WRITES,
     World,
-    documented_server,
     password,
     provision,
     refused,
     stored,
-    world_of,
 )
 
 pytestmark = pytest.mark.nats
-
-
-@pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with documented_server(tmp_path_factory.mktemp("permissions")) as url:
-        yield url
-
-
-@pytest.fixture
-async def world(server_url: str) -> AsyncIterator[World]:
-    async with world_of(server_url) as world:
-        yield world
 
 
 # ---- an application --------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -15,25 +14,11 @@ from tests.support.ledger import eventually
 from tests.support.permissions import (
     FORBIDDEN_WRITES,
     World,
-    documented_server,
     password,
     stored,
-    world_of,
 )
 
 pytestmark = pytest.mark.nats
-
-
-@pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with documented_server(tmp_path_factory.mktemp("permissions")) as url:
-        yield url
-
-
-@pytest.fixture
-async def world(server_url: str) -> AsyncIterator[World]:
-    async with world_of(server_url) as world:
-        yield world
 
 
 async def test_an_app_reads_its_own_events(world: World) -> None:
