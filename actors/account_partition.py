@@ -78,6 +78,8 @@ class AccountPartition:
         self.log_bytes = image.log_bytes
         self.snapshot_bytes = 0
         self.lost = False
+        self.leaving = False
+        """It is being given up, in order."""
         self.accounts: dict[str, Account] = {}
         self.wakes: list[tuple[int, str]] = []
         """Heap of (time, key); an entry is stale when its value says another time."""

@@ -90,7 +90,6 @@ class AccountRunner:
         self._make = make
         self._channels = tuple(sorted({account.channel for account in accounts}))
         self._reader: IntakeReader | None = None
-        self._leaving_us: set[int] = set()  # partitions that are being given up
         self._providers: dict[str, tuple[Provider, Mailbox]] = {}
         """By the account's name."""
         self._inbox: deque[Letter] = deque()
@@ -105,7 +104,6 @@ class AccountRunner:
         """To be put away before the next turn."""
         self._look = asyncio.Event()
         self._orders = Orders(self._look.set)
-        self._settling = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: dict[str, Account] = {}
         """Accounts with claimed deliveries that have not departed."""
@@ -158,8 +156,7 @@ class AccountRunner:
 
         async def replace() -> None:
             before, self.configs = self.configs, {account.name: account for account in accounts}
-            changed = [name for name in before if before[name] != self.configs.get(name)]
-            await asyncio.gather(*(self._replace(name, before[name]) for name in changed))
+            await self._replace(before)
             channels = tuple(sorted({account.channel for account in accounts}))
             for partition in self.partitions.values():
                 self._connect_all(partition)
@@ -178,7 +175,7 @@ class AccountRunner:
     def provider_of(self, account: str) -> Provider | None:
         """Of an account that is served here, for a request of the other side; None: not now."""
         home = self._home(account)
-        if home is None or home.lost or home.number in self._leaving_us:
+        if home is None or home.lost or home.leaving:
             return None
         served = self._account(home, account) is not None and account in self._providers
         return self._providers[account][0] if served else None
@@ -241,26 +238,28 @@ class AccountRunner:
             self._dirty[name] = account
         return account
 
-    async def _replace(self, name: str, before: AccountConfig) -> None:
-        """An account was changed or removed in the configuration."""
-        config = self.configs.get(name)
-        for partition in self.partitions.values():
-            account = partition.accounts.get(name)
-            if account is None:
+    async def _replace(self, before: dict[str, AccountConfig]) -> None:
+        """Accounts that were changed or removed in the configuration: all are disconnected, then
+        what they heard is committed, then they are made anew."""
+        anew: list[tuple[AccountPartition, Account]] = []
+        for name, was in before.items():
+            config, home = self.configs.get(name), self._home(name)
+            account = None if home is None else home.accounts.get(name)
+            if home is None or account is None or config == was:
                 continue
-            if (
-                config is not None
-                and config.settings == before.settings
-                and config.sms == before.sms
-            ):
+            if config is not None and (config.settings, config.sms) == (was.settings, was.sms):
                 account.configure(config, self._clock.now_ms())
                 self._dirty[name] = account
-                continue
-            mailbox = await self._disconnect(account, DRAIN_S)
-            await self._settle(partition)
+            else:
+                anew.append((home, account))
+        accounts = (account for _, account in anew)
+        mailboxes = await asyncio.gather(*(self._disconnect(each, DRAIN_S) for each in accounts))
+        for home in {home.number: home for home, _ in anew}.values():
+            await self._settle(home)
+        for (home, account), mailbox in zip(anew, mailboxes, strict=True):
             mailbox.closed = True
-            del partition.accounts[name]
-            partition.replaced(account, self._account(partition, name), self._clock.now_ms())
+            del home.accounts[account.name]
+            home.replaced(account, self._account(home, account.name), self._clock.now_ms())
 
     async def _disconnect(self, account: Account, drain_s: float) -> Mailbox:
         """Take back what has not left, wait for answers, end the connection."""
@@ -284,11 +283,10 @@ class AccountRunner:
 
     async def _settle(self, partition: AccountPartition) -> None:
         """Commit what was heard, in as many turns as it takes, outside of the loop."""
-        async with self._settling:  # of two commits under one fence the second would be refused
+        self._hear()
+        while partition.touched and not partition.lost:
+            await self._commit(partition.close(self._clock.now_ms()))
             self._hear()
-            while partition.touched and not partition.lost:
-                await self._commit(partition.close(self._clock.now_ms()))
-                self._hear()
 
     async def _drop(self, number: int, drain_s: float) -> None:
         """Give a partition up; in order when `drain_s` is given and it is still ours."""
@@ -299,7 +297,7 @@ class AccountRunner:
             drain_s = 0.0
             for account in partition.accounts.values():
                 self._providers[account.name][1].closed = True
-        self._leaving_us.add(number)
+        partition.leaving = True
         accounts = list(partition.accounts.values())
         mailboxes = await asyncio.gather(*(self._disconnect(a, drain_s) for a in accounts))
         await self._settle(partition)
@@ -309,7 +307,6 @@ class AccountRunner:
             self._dirty.pop(name, None)
             self._leaving.pop(name, None)
         self.partitions.pop(number, None)
-        self._leaving_us.discard(number)
 
     # ---- the loop --------------------------------------------------------------------------------
 
