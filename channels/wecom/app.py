@@ -47,6 +47,7 @@ from channels.wecom.app_groups import (
     CHAT_ID,
     USERID,
     ClosedGroups,
+    GroupMessage,
     GroupOrder,
     closing,
     group_order,
@@ -103,24 +104,6 @@ class MemberMessage(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"MemberMessage({self.body.get('msgtype')!r})"
-
-
-class GroupMessage(Struct, frozen=True):
-    """One message for one internal group."""
-
-    chat: str
-    body: dict[str, Any]
-
-    @property
-    def recipient(self) -> str:
-        return f"~{self.chat}"
-
-    @property
-    def key(self) -> bytes:
-        return b""
-
-    def __repr__(self) -> str:
-        return f"GroupMessage({self.body.get('msgtype')!r})"
 
 
 class AppProvider(HttpProvider):

@@ -33,12 +33,10 @@ _OWN_CHAT_ID = re.compile(r"[A-Za-z0-9]{1,32}\Z")
 """What WeCom takes for a group that we make."""
 
 
-class GroupOrder(Struct, frozen=True):
-    """What is to be done to one group: the call, and what it is given."""
+class ForGroup(Struct, frozen=True):
+    """What one group is given. It goes by itself, whatever its content."""
 
     chat: str
-    api: str
-    """appchat/create, appchat/update; "" to dissolve it."""
     body: dict[str, Any]
 
     @property
@@ -48,6 +46,20 @@ class GroupOrder(Struct, frozen=True):
     @property
     def key(self) -> bytes:
         return b""
+
+
+class GroupMessage(ForGroup, frozen=True):
+    """One message."""
+
+    def __repr__(self) -> str:
+        return f"GroupMessage({self.body.get('msgtype')!r})"
+
+
+class GroupOrder(ForGroup, frozen=True):
+    """What is to be done to it: the call beside what it is given."""
+
+    api: str
+    """appchat/create, appchat/update; "" to dissolve it."""
 
     @property
     def repeatable(self) -> bool:
@@ -75,17 +87,17 @@ def group_order(content: Mapping[str, Any], chat: str) -> GroupOrder:
     """The order that a delivery's content is, for the group of this id. Raises Unsendable."""
     op = content.get("op")
     if op == "group.create":
-        return GroupOrder(chat, "appchat/create", _created(_read(content, _Create), chat))
+        return GroupOrder(chat, _created(_read(content, _Create), chat), "appchat/create")
     if op == "group.update":
-        return GroupOrder(chat, "appchat/update", _updated(_read(content, _Update), chat))
+        return GroupOrder(chat, _updated(_read(content, _Update), chat), "appchat/update")
     if op == "group.invite" and "members" in content:
         add = _Update(add=_read(content, _Create).members)
-        return GroupOrder(chat, "appchat/update", _updated(add, chat))
+        return GroupOrder(chat, _updated(add, chat), "appchat/update")
     if op == "group.invite":
         _refuse("an internal group has no way to join: add members by group.update")
     if op != "group.dissolve":
         _refuse("a wecom-app account knows group.create, .update, .dissolve and .invite")
-    return GroupOrder(chat, "", {})
+    return GroupOrder(chat, {}, "")
 
 
 def closing(chat: str, members: Mapping[str, Any], keep: int) -> dict[str, Any] | None:
