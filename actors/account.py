@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from actors.account_customers import closed, ended, follows
+from actors.account_customers import closed, ended, follows, recall
 from actors.account_effects import Effects
 from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate, wait_of
 from actors.account_queue import Entry, Queue
@@ -35,9 +35,7 @@ from actors.account_state import (
     attempt_key,
     name_for,
     pack,
-    peer_key,
     unpack_account,
-    unpack_peer,
 )
 from actors.failover import hand_over
 from channels.accounts import AccountConfig
@@ -249,7 +247,7 @@ class Account:
         if entry.prepared is None and not self._made_ready(entry, now):
             return
         if self.gate.counts_recipients:
-            self._recall(attempt.recipient, now)
+            recall(self._effects, self.gate.quota, self.name, attempt.recipient, now)
         ready = self.gate.quota_ready(attempt, now)
         if ready.at_ms > now:
             if ready.scope == "recipient" and self._kind.closes:
@@ -294,23 +292,18 @@ class Account:
         self.queue.hold(entry)
         self._effects.fetch(self, entry)
 
-    def _recall(self, recipient: str, now: int) -> None:
-        """What the limits per recipient have counted, if a former owner did."""
-        quota = self.gate.quota
-        if quota.recipient_dump(recipient) is None:
-            packed = self._effects.load(peer_key(self.name, recipient))
-            if packed is not None and (used := unpack_peer(packed).quota):
-                quota.recipient_load(recipient, used, now)
-
     def _made_ready(self, entry: Entry, now: int) -> bool:
+        attempt = entry.attempt
         assert entry.delivery is not None
         try:
             entry.prepared = prepared = self._prepare(entry.delivery)
         except Unsendable as error:
+            attempt.recipient = entry.delivery.to
             self.forget(entry)
-            self._end(entry.id, entry.attempt, "failed", now, error.failure, error.provider_code)
+            self._end(entry.id, attempt, "failed", now, error.failure, error.provider_code)
             return False
-        entry.attempt.recipient, entry.attempt.units = prepared.recipient, prepared.units
+        attempt.recipient, attempt.units = prepared.recipient, prepared.units
+        attempt.uncounted = prepared.uncounted
         return True
 
     def _block(self, until_ms: float, limit: str, now: int) -> None:
@@ -425,6 +418,7 @@ class Account:
             self._lost_sight(delivery, attempt, now, entry)
         elif answer.kind == "failed" or attempt.told >= FAILED:  # a receipt may have been faster
             failure = answer.failure or "provider"
+            attempt.dead_ms = answer.dead_since_ms
             if failure == "window_closed" and self._kind.window is not None:
                 closed(self._effects, self._kind.window, attempt, now)
             self._close(entry)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from actors.account_effects import Effects
 from actors.account_gate import CLAIM_MS
 from actors.account_state import Attempt, Peer, pack, peer_key, unpack_peer
+from actors.quota import Quota
 from channels.registry import Window
 
 
@@ -60,3 +61,11 @@ def closed(effects: Effects, window: Window, attempt: Attempt, now: int) -> None
     if peer is not None:
         peer.followed = [now] * window.messages  # nothing that was counted may leave either
         effects.store(peer_key(attempt.account, attempt.recipient), pack(peer))
+
+
+def recall(effects: Effects, quota: Quota, account: str, recipient: str, now: int) -> None:
+    """What the limits per recipient have counted, if a former owner did."""
+    if quota.recipient_dump(recipient) is None:
+        peer = peer_of(effects, account, recipient)
+        if peer is not None and peer.quota:
+            quota.recipient_load(recipient, peer.quota, now)

@@ -125,7 +125,7 @@ class Gate:
 
     def quota_ready(self, attempt: Attempt, now: int) -> Ready:
         """When the long limits let it be claimed."""
-        return self.quota.ready(attempt.app, attempt.recipient, attempt.units, now)
+        return self.quota.ready(attempt.app, attempt.counted_for, attempt.units, now)
 
     def departure(self, attempt: Attempt, now: float) -> Ready:
         """When the short limits let it leave."""
@@ -139,13 +139,13 @@ class Gate:
 
     def claimed(self, attempt: Attempt, now: float) -> None:
         """An attempt is claimed."""
-        self.quota.take(attempt.app, attempt.recipient, attempt.units, now)
+        self.quota.take(attempt.app, attempt.counted_for, attempt.units, now)
         self.unsaved = self.counts
         self.breaker.sent(now)
 
     def returned(self, attempt: Attempt, claimed_ms: float) -> None:
         """What was claimed at that time will not leave."""
-        self.quota.give_back(attempt.app, attempt.recipient, attempt.units, claimed_ms)
+        self.quota.give_back(attempt.app, attempt.counted_for, attempt.units, claimed_ms)
         self.blocked_ms = 0.0  # by what is given back, maybe: it is asked again
         self.unsaved = self.counts
         self.breaker.unsent()
@@ -153,7 +153,7 @@ class Gate:
     def departed(self, attempt: Attempt, claimed_ms: float, now: float) -> None:
         """It leaves now."""
         self.pacer.take(attempt.app, attempt.recipient, attempt.units, now)
-        self.quota.move(attempt.app, attempt.recipient, attempt.units, claimed_ms, now)
+        self.quota.move(attempt.app, attempt.counted_for, attempt.units, claimed_ms, now)
 
     # ---- what the provider says ------------------------------------------------------------------
 

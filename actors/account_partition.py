@@ -179,6 +179,7 @@ class AccountPartition:
             code[:64] or None,
             ids[0][:128] if ids else None,
             last,
+            *(_dead(attempt) if failure == "dead_address" else ()),
         )
         payload = _encode(receipt)
         message_id = f"{delivery}/{attempt.customer}/{status}"
@@ -432,6 +433,13 @@ class _Told(msgspec.Struct, omit_defaults=True):
     code: str | None = None
     provider_id: str | None = None
     last: bool = False
+    to: str | None = None
+    dead_since: str | None = None
+
+
+def _dead(attempt: Attempt) -> tuple[str | None, str | None]:
+    """The address of an attempt, and since when its provider knows that it is dead."""
+    return attempt.recipient or None, rfc3339(attempt.dead_ms) if attempt.dead_ms else None
 
 
 def own_delivery(id: str, attempt: Attempt, text: str, now: int) -> Delivery:

@@ -454,7 +454,8 @@ class AccountRunner:
 
     def _know_peers(self, account: Account, now: int) -> None:
         home = self._home(account.name)
-        if home is not None:
+        known = PROVIDERS[account.config.provider].peers or account.gate.counts_recipients
+        if home is not None and known:
             for entry in account.claimed:
                 know_peer(home, account, entry, now)
 

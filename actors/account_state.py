@@ -69,6 +69,15 @@ class Attempt(Struct, array_like=True):
     """It was handed over to this account, and is not handed on."""
     windowed: bool = False
     """It is counted, as under way, among what follows the customer's last message."""
+    uncounted: bool = False
+    """Long limits per recipient do not count it."""
+    dead_ms: int = 0
+    """Since when its address is dead, if the provider has said so."""
+
+    @property
+    def counted_for(self) -> str:
+        """The recipient whose limits count it; "" for nobody's."""
+        return "" if self.uncounted else self.recipient
 
 
 class Part(Struct, array_like=True, frozen=True):

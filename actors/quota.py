@@ -123,7 +123,10 @@ class Quota:
     # ---- asking and counting ---------------------------------------------------------------------
 
     def ready(self, app: str, recipient: str, units: int, now: float) -> Ready:
-        """When an attempt of so many units may be opened; inf when it is more than a limit."""
+        """When an attempt of so many units may be opened; inf when it is more than a limit.
+
+        `recipient` "", here and below: no limit per recipient counts it.
+        """
         at, scope, text = now, "", ""
         for per, windows in self._asked(app, recipient):
             if windows is None:
@@ -142,7 +145,7 @@ class Quota:
         for windows in self._counted(app):
             for window in windows:
                 window.claim(units)
-        if self._plan.recipient:
+        if self._plan.recipient and recipient:
             _, windows = self._recipient(recipient) or (0, self._new("recipient"))
             for window in windows:
                 window.claim(units)
@@ -153,7 +156,7 @@ class Quota:
         opened = from_at >= self._loaded_ms
         for windows in self._counted(app):
             _left(windows, units, to_at, opened)
-        if self._plan.recipient:
+        if self._plan.recipient and recipient:
             opened_ms, windows = self._recipient(recipient) or (0, self._new("recipient"))
             _left(windows, units, to_at, opened)
             self._remember(recipient, opened_ms, windows, to_at)
@@ -243,7 +246,7 @@ class Quota:
             found.append(("account", self._account))
         if self._plan.app:
             found.append(("app", self._apps.get(app) if self._apps else None))
-        if self._plan.recipient:
+        if self._plan.recipient and recipient:
             known = self._recipient(recipient)
             found.append(("recipient", known and known[1]))
         return found

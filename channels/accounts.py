@@ -30,7 +30,11 @@ ACCOUNTS_BYTES: Final = 32 * 1024 * 1024
 """Size of the file."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-_SECRET_KEYS: Final = ("password", "secret", "token", "callback_key")
+_SECRET_KEYS: Final = ("password", "secret", "token", "callback_key", "credentials", "private_key")
+_WHOLE_FILES: Final = ("credentials", "private_key")
+"""Secrets of several lines: the whole file."""
+SECRET_BYTES: Final = 64 * 1024
+"""Of a file with a secret."""
 
 
 class LimitsTable(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -192,10 +196,16 @@ def _resolved(
         return found
     path = directory / str(value["file"])
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open("rb") as file:
+            text = file.read(SECRET_BYTES + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"{place}: {path} cannot be read: {reason}") from error
+    if len(text) > SECRET_BYTES:
+        raise ConfigError(f"{place}: {path}: larger than {SECRET_BYTES} bytes")
+    if key.endswith(_WHOLE_FILES) and text.strip():
+        return text
+    lines = text.splitlines()
     if not lines or not lines[0].strip():
         raise ConfigError(f"{place}: {path}: its first line must be the secret, and is empty")
     return lines[0].strip()

@@ -65,6 +65,8 @@ class Prepared(Struct, frozen=True):
 
     free: bool = False
     """Not counted among what follows a customer's message (`channels.registry.Kind.window`)."""
+    uncounted: bool = False
+    """Not counted by long limits per recipient: a provider's quota of marketing counts no other."""
 
     def __repr__(self) -> str:
         return f"Prepared({self.units} units)"
@@ -111,6 +113,9 @@ class Answer(Struct, frozen=True):
     retry_after_ms: int | None = None
     scope: Literal["account", "app", "recipient"] = "account"
     """What a throttle is about."""
+    dead_since_ms: int = 0
+    """With failure `dead_address`: since when the provider knows it; 0: since now. An address that
+    the customer was seen with later lives on."""
     status: Literal["sent"] | None = "sent"
     """Accepted: what is told of it; None for nothing yet: somebody must still confirm it."""
 

@@ -47,6 +47,8 @@ class Kind:
     """How long receipts are waited for, unless the account says otherwise."""
     linger_ms: int = 120_000
     """How long the end of a delivery is remembered for receipts that contradict it."""
+    peers: bool = True
+    """Whether customers can be heard by their addresses, so that it is remembered whose each is."""
     closes: bool = False
     """A used-up long limit per recipient is `failed`, class `window_closed`, at once: its
     conversation goes on by another channel, or waits by the policy's rule."""
@@ -99,6 +101,7 @@ def found(place: str) -> Any:
 
 
 _ONCE: Final = "at most once: an unanswered submission is never repeated"
+_REPLACED: Final = _ONCE + "; a collapse key replaces what the device still shows"
 
 _WECOM_JOINED: Final = "channels.wecom.config:joined"
 _WECOM_IDENTITY: Final = "channels.wecom.config:identity"

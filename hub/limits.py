@@ -15,7 +15,10 @@ ARRAY_OBJECTS = 256
 MESSAGE_BYTES = 1 * MIB
 """One NATS message: the server's `max_payload`; an array is also bounded by it."""
 ID_CHARS = 64
-ADDRESS_CHARS = 256
+ADDRESS_CHARS = 1_024
+"""The longest are subscriptions of browsers: an endpoint of some hundred and two keys."""
+DEVICES = 10
+"""Push addresses remembered of one customer; of more, those seen longest ago are forgotten."""
 ROUTE_CHANNELS = 8
 COLLAPSE_KEY_CHARS = 128
 GROUP_MEMBERS = 2_000

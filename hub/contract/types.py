@@ -65,6 +65,7 @@ FailureClass = Literal[
     "config",
     "expired",
     "provider",
+    "superseded",
 ]
 
 
@@ -80,6 +81,10 @@ class Receipt(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=Tr
     provider_id: Annotated[str, Meta(max_length=128)] | None = None
     last: bool = False
     """With `sent`: this channel tells no `delivered`, so nobody waits for it."""
+    to: Address | None = None
+    """With class `dead_address`: the delivery's address, for the conversation to forget."""
+    dead_since: Time | None = None
+    """Since when that is known, if not since `at`: an address seen later lives on."""
 
 
 Agent = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -139,6 +144,12 @@ class ProfileSet(Command, tag="profile.set", omit_defaults=True):
     timezone: ZoneName | None = None
     to: dict[Channel, Address] | None = None
     owner: AccountName | None = None
+
+
+class DeviceForget(Command, tag="device.forget"):
+    """Ends pushes to an address: the customer has signed out there."""
+
+    to: Address
 
 
 class Cancel(Command, tag="cancel"):
@@ -244,6 +255,7 @@ AnyCommand = (
     DndSet
     | DndClear
     | ProfileSet
+    | DeviceForget
     | Cancel
     | Takeover
     | Release
@@ -323,6 +335,9 @@ class Delivery(Struct, omit_defaults=True, gc=False):
     trace: str | None = None
     via: str | None = None
     """The account that was to send it and handed it over, because it could not work."""
+    collapse_key: str | None = None
+    """Of the intent: a newer message of this app and key replaces an older one, where a channel
+    can."""
 
 
 class Event(Struct, omit_defaults=True, gc=False):
@@ -376,6 +391,7 @@ __all__ = [
     "Command",
     "CustomerTransfer",
     "Delivery",
+    "DeviceForget",
     "DndClear",
     "DndSet",
     "Event",

@@ -1,0 +1,1 @@
+"""Push services to try the hub with, one command each."""
