@@ -314,6 +314,8 @@ def _check_receipt(receipt: Receipt, source: str) -> str | None:
         return _BAD_KEY
     if receipt.failure is not None and receipt.status != "failed":
         return "class: goes with status failed only"
+    if receipt.dead_since is not None and not _can_be_written(receipt.dead_since):
+        return f"dead_since: {_TIME_RANGE}"
     return None if _can_be_written(receipt.at) else f"at: {_TIME_RANGE}"
 
 

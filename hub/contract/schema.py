@@ -29,7 +29,7 @@ from hub.contract.types import (
     Receipt,
 )
 
-CONTRACT_VERSION: Final = "1.1.0"
+CONTRACT_VERSION: Final = "1.2.0"
 """Of docs/contract.md. Its first number changes when an existing program could break."""
 
 Schema = dict[str, Any]

@@ -42,6 +42,12 @@ FAILED_RECEIPT: Fields = {
     "code": "EC:4444",
     "provider_id": "p-77",
 }
+DEAD_RECEIPT: Fields = {
+    **FAILED_RECEIPT,
+    "delivery": "shop:order-1:101",
+    "to": "token",
+    "dead_since": "2026-11-20T08:00:00Z",
+}
 INBOUND: Fields = {
     "id": "m-1",
     "channel": "wecom",
@@ -71,10 +77,11 @@ COMMANDS: tuple[Fields, ...] = (
     {**_ORDER, "op": "kf.transfer", "to": "li"},
     {**_ORDER, "op": "kf.release", "account": "kf-1"},
     {**_ORDER, "op": "customer.transfer", "to": "wu", "message": "Wu is here for you now"},
+    {**_ORDER, "op": "device.forget", "to": "apns-1/token"},
 )
 BY_KIND: dict[str, tuple[Fields, ...]] = {
     "intent": (INTENT, FULL_INTENT),
-    "receipt": (RECEIPT, FAILED_RECEIPT),
+    "receipt": (RECEIPT, FAILED_RECEIPT, DEAD_RECEIPT),
     "inbound": (INBOUND, AGENT_WROTE),
     "command": COMMANDS,
 }

@@ -75,7 +75,7 @@ def assert_same(message: Any, fields: dict[str, Any]) -> None:
 
 
 def moments(fields: dict[str, Any]) -> dict[str, Any]:
-    named = ("at", "until", "not_before", "expires_at")
+    named = ("at", "until", "not_before", "expires_at", "dead_since")
     return {k: datetime.fromisoformat(v) if k in named else v for k, v in fields.items()}
 
 
@@ -162,6 +162,7 @@ def test_times_that_could_not_be_written_in_utc_are_refused(text: str, valid: bo
         ("normal", intent(expires_at=text), "expires_at"),
         ("normal", intent(not_before=text), "not_before"),
         ("receipt", {**RECEIPT, "at": text}, "at"),
+        ("receipt", {**RECEIPT, "dead_since": text}, "dead_since"),
         ("inbound", {**BY_KIND["inbound"][0], "at": text}, "at"),
         ("command", {**until, "op": "dnd.set", "scope": "all"}, "until"),
         ("command", {**until, "op": "takeover", "agent": "li"}, "until"),
@@ -244,7 +245,7 @@ BAD = [
     bad("unknown reach", "reach: not one of first, all", reach="some"),
     bad("addresses swapped", "to: not one of wecom, sms, push", to={SECRET: "sms"}),
     bad("an empty address", "to.*: Expected `str` of length >= 1", to={"sms": ""}),
-    bad("a long address", "to.*: Expected `str` of length <= 256", to={"sms": "9" * 257}),
+    bad("a long address", "to.*: Expected `str` of length <= 1024", to={"push": "9" * 1025}),
     bad("time without offset", "not_before: not an RFC 3339", not_before="2026-11-21T08:00:00"),
     bad("no time", "expires_at: not an RFC 3339 time with an offset", expires_at="soon"),
     bad("time as a number", "expires_at: Expected `datetime | null`, got `int`", expires_at=1),
