@@ -376,6 +376,7 @@ class Account:
                     attempt.expires_ms,
                     tuple(attempt.ids),
                     attempt.unsure,
+                    attempt.tries,
                 )
             )
             if self.gate.pacer.limited:

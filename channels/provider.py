@@ -85,6 +85,8 @@ class Submission(Struct, frozen=True):
     taken, "" for those to be sent now. Empty: nothing was taken."""
     again: bool = False
     """It may have been sent before: an earlier try was not answered (`Provider.resend`)."""
+    tries: int = 0
+    """Earlier ones of `AccountConfig.tries`, for providers whose protocol has a schedule."""
 
     def __repr__(self) -> str:
         return f"Submission({self.delivery!r})"
