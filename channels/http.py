@@ -18,11 +18,12 @@ import re
 import ssl
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import aiohttp
 from aiohttp import ClientConnectorError, ClientOSError, ServerDisconnectedError
+from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
 
@@ -65,6 +66,21 @@ class NotSent(TactError):
     retryable = True
 
 
+class NotAllowed(NotSent):
+    """The request never left, because none may go there (`channels.push.guard`), now or later."""
+
+    code = "http-not-allowed"
+    retryable = False
+
+    def __init__(self, message: str, *, reason: str, **facts: Any) -> None:
+        super().__init__(message, reason=reason, **facts)
+
+    @property
+    def reason(self) -> str:
+        """In one word."""
+        return str(self.facts["reason"])
+
+
 class Unanswered(TactError):
     """The request left, wholly or partly, and no whole answer came: it may have been taken."""
 
@@ -89,6 +105,20 @@ class HttpReply(Struct, frozen=True):
         return self.body.decode("utf-8", "replace")
 
 
+class Guards(Protocol):
+    """What says where requests may go whose URLs come from others. Also an aiohttp resolver."""
+
+    def check(self, url: URL) -> None:
+        """Look at a URL. Raises NotAllowed."""
+
+    async def address(self, url: URL) -> str:
+        """An address of its host that may be connected to. Raises OSError, NotAllowed."""
+
+    @property
+    def resolver(self) -> AbstractResolver:
+        """What looks up names for connections."""
+
+
 class HttpClient:
     """A pool of connections to one provider. Redirects are not followed: a moved gateway is a
     matter for a person, and would get the password."""
@@ -101,12 +131,14 @@ class HttpClient:
         answer_s: float = ANSWER_S,
         body_bytes: int = BODY_BYTES,
         tls: ssl.SSLContext | None = None,
+        guard: Guards | None = None,
     ) -> None:
         self._connections = min(connections, CONNECTIONS_MAX)
         self._connect_s = connect_s
         self._answer_s = answer_s
         self._body_bytes = body_bytes
         self._tls = tls
+        self._guard = guard
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
@@ -119,7 +151,8 @@ class HttpClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> HttpReply:
-        """Send it once, and give the answer whatever its status. Raises NotSent, Unanswered."""
+        """Send it once, and give the answer whatever its status. Raises NotSent (NotAllowed),
+        Unanswered."""
         sent = {"accept-encoding": "identity", **(headers or {})}
         if form is not None:
             body = encode_form(form).encode()
@@ -127,6 +160,8 @@ class HttpClient:
         failure: TactError
         try:
             target = URL(_with_query(url, query), encoded=True)
+            if self._guard is not None:
+                self._guard.check(target)
             session = self._open()
             async with session.request(
                 method, target, data=body, headers=sent, allow_redirects=False
@@ -134,6 +169,8 @@ class HttpClient:
                 content = await self._read(response.content)
                 names = {name.lower(): value for name, value in response.headers.items()}
                 return HttpReply(response.status, names, content)
+        except NotAllowed as error:
+            failure = NotAllowed(error.message, **error.facts)
         except (
             ClientConnectorError,
             aiohttp.ConnectionTimeoutError,
@@ -148,11 +185,13 @@ class HttpClient:
 
     async def reach(self, url: str) -> None:
         """Try whether something listens there, without sending anything. Raises NotSent."""
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        target = URL(url, encoded=True)
+        host, port = target.raw_host, target.port
         try:
             async with asyncio.timeout(self._connect_s):
-                _, writer = await asyncio.open_connection(parts.hostname, port)
+                if self._guard is not None:
+                    host = await self._guard.address(target)
+                _, writer = await asyncio.open_connection(host, port)
         except OSError as error:
             raise NotSent(f"no connection: {_kind(error)}") from None
         writer.close()
@@ -173,6 +212,7 @@ class HttpClient:
                     keepalive_timeout=KEEPALIVE_S,
                     ttl_dns_cache=DNS_CACHE_S,
                     ssl=self._tls or True,
+                    resolver=None if self._guard is None else self._guard.resolver,
                 ),
                 timeout=aiohttp.ClientTimeout(
                     total=self._connect_s + self._answer_s, connect=self._connect_s
