@@ -202,4 +202,13 @@ PROVIDERS: Final[dict[str, Kind]] = {
         joined=_WECOM_JOINED,
         directory=_WECOM_DIRECTORY,
     ),
+    "webhook": Kind(
+        "push",
+        "webhook",
+        "channels.push.webhook.provider",
+        "WebhookConfig",
+        "WebhookProvider",
+        "at least once: repeated under one `webhook-id` until it is answered",
+        named=True,
+    ),
 }
