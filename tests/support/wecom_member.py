@@ -64,8 +64,10 @@ def delivery(number: int, content: dict[str, Any] | None = None, **fields: Any) 
 class WeCom:
     """Gives one member tasks, and lets her confirm them `confirms_s` after they were made."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
+    def __init__(self, loop: VirtualLoop, start_ms: int = START_MS) -> None:
         self.loop = loop
+        self.start_ms = start_ms
+        """What its clock said at the beginning."""
         self.calls: list[tuple[float, str, dict[str, Any]]] = []
         self.tasks: dict[str, dict[str, Any]] = {}
         self.moments: dict[str, dict[str, Any]] = {}
@@ -120,7 +122,7 @@ class WeCom:
         self.tasks[msgid] = {
             **body,
             "to": [one for one in to if one not in fails],
-            "create_time": int(START_MS / 1_000 + self.loop.time()),
+            "create_time": int(self.start_ms / 1_000 + self.loop.time()),
             "made": self.loop.time(),
             "cancelled": False,
         }
@@ -159,12 +161,15 @@ class WeCom:
         return {"send_list": page, "next_cursor": rest}
 
     def _cancel_groupmsg_send(self, body: dict[str, Any]) -> dict[str, Any]:
-        self.tasks[body["msgid"]]["cancelled"] = self.loop.time()
+        task = self.tasks[body["msgid"]]
+        if task["cancelled"]:
+            raise refused(41093)
+        task["cancelled"] = self.loop.time()
         return {}
 
     def _add_moment_task(self, body: dict[str, Any]) -> dict[str, Any]:
         number = len(self.moments)
-        created = int(START_MS / 1_000 + self.loop.time())
+        created = int(self.start_ms / 1_000 + self.loop.time())
         self.moments[f"mo{number}"] = {**body, "create_time": created, "made": self.loop.time()}
         return {"jobid": f"job{number}"}
 

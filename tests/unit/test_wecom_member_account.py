@@ -32,7 +32,7 @@ class MemberBench(Bench):
     """One host of accounts, with one member's account."""
 
     def __init__(self, loop: VirtualLoop) -> None:
-        self.wecom = WeCom(loop)
+        self.wecom = WeCom(loop, START_MS)
         super().__init__(loop, ACCOUNT)
 
     def _make(self, account: AccountConfig, events: Any) -> Any:
