@@ -49,6 +49,11 @@ class Batch:
             or sum(len(entry.payload) for entry in self.entries) > limits.BATCH_BYTES
         )
 
+    @property
+    def only_records(self) -> bool:
+        """Whether nothing leaves: states have changed, and that is all."""
+        return len(self.entries) == len(self.works)
+
     def committed(self, last_sequence: int) -> None:
         """Move the partitions' fences to the log records just stored."""
         first_log = last_sequence - len(self.works) + 1

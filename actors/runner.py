@@ -270,22 +270,34 @@ class HostRunner:
             some = [work for work in pending.pop() if not work.partition.lost]
             if not some:
                 continue
-            self._commits += 1
-            batch = Batch(f"{self._name}-{self._commits}", some, policy_version)
+            batch = self._batch(some, policy_version)
             if batch.too_large:
                 pending.extend(map(list, reversed(halves(some))))
-                continue
-            try:
-                last = await self._ledger.commit(batch.commit_id, batch.entries, batch.fences)
-            except FenceLost as error:
-                self._lose(w for w in some if w.partition.number in error.partitions)
+            elif 1 < len(some) <= limits.RECORDS_ALONE and batch.only_records:
+                # Each by itself is whole for its partition, and need not be staged by the server.
+                each = (self._batch([work], policy_version) for work in some)
+                await asyncio.gather(*(self._commit_batch(one, started_s) for one in each))
+            elif not await self._commit_batch(batch, started_s):
                 pending.append(some)
-            except TactError as error:
-                log.error("commit-given-up", code=error.code, advice=error.message)
-                self._lose(some)
-            else:
-                batch.committed(last)
-                self._count(some, started_s)
+
+    def _batch(self, works: Sequence[Work], policy_version: str) -> Batch:
+        self._commits += 1
+        return Batch(f"{self._name}-{self._commits}", works, policy_version)
+
+    async def _commit_batch(self, batch: Batch, started_s: float) -> bool:
+        """False: partitions of it are another's by now, and the others are to be committed."""
+        try:
+            last = await self._ledger.commit(batch.commit_id, batch.entries, batch.fences)
+        except FenceLost as error:
+            self._lose(w for w in batch.works if w.partition.number in error.partitions)
+            return False
+        except TactError as error:
+            log.error("commit-given-up", code=error.code, advice=error.message)
+            self._lose(batch.works)
+        else:
+            batch.committed(last)
+            self._count(batch.works, started_s)
+        return True
 
     async def _fill_bodies(self, work: Work) -> None:
         """Fetch what was parked; a partition whose bodies cannot be read is given up for now."""

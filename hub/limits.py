@@ -110,6 +110,9 @@ TURN_MESSAGES = 200
 """What one partition may have for a batch before a turn takes no more: urgent deliveries, subjects
 (an outcome subject an application, a delivery subject a channel and partition of accounts), parked
 blocks and full arrays. The last message may add 256 urgent combined sends on 3 channels: 768."""
+RECORDS_ALONE = 4
+"""Log records of a turn that decided nothing to be told, committed each by itself: the server keeps
+an atomic batch in files of its own until it is whole, which takes as long as some plain writes."""
 BATCH_MESSAGES = 1_000
 """Messages in one atomic batch. The server's limit (ADR-50)."""
 BATCH_BYTES = 16 * MIB
