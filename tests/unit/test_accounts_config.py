@@ -70,7 +70,7 @@ def test_documented_limits_hold_unless_the_account_has_its_own() -> None:
         ("version = 1\nx = 2", "x: unknown key; allowed: version, accounts"),
         ("version = 1\naccounts = 3", "write each as [[accounts]]"),
         ("version = ", "not TOML"),
-        (GOOD.replace('"smpp"', '"smtp"'), "account sms: provider: known are aliyun, cmpp"),
+        (GOOD.replace('"smpp"', '"smtp"'), "account sms: provider: known are aliyun, "),
         (GOOD.replace('channel = "sms"', 'channel = "push"'), "serves channel sms"),
         (GOOD.replace('name = "sms"', 'name = "s m"'), "name: 1 to 64"),
         (GOOD.replace("host =", "hots ="), "account sms: smpp: hots: unknown key"),

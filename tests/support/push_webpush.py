@@ -1,0 +1,96 @@
+"""What the tests of Web Push share: a clock that is moved, keys, deliveries, a provider."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from channels.provider import Answer, Submission
+from channels.push.webpush.provider import WebPushConfig, WebPushProvider
+from channels.push.webpush.vapid import application_server_key
+from hub.contract.types import Delivery
+from tests.support.sms_web import NOW_MS, Told
+
+SENDER = derive_private_key(20261122, SECP256R1())
+PEM = SENDER.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+PUBLIC = application_server_key(SENDER)
+SUBJECT = "mailto:ops@example.com"
+
+# RFC 8291, appendix A.
+UA_PUBLIC = (
+    "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
+)
+UA_PRIVATE = "q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94"
+AUTH = "BTBZMqHH6r4Tts7J_aSIgg"
+ADDRESS = json.dumps(
+    {
+        "endpoint": "https://push.example.net/push/JzLQ3raZJfFBR0aqvOMsLrt54w4rJUsV",
+        "expirationTime": None,
+        "keys": {"p256dh": UA_PUBLIC, "auth": AUTH},
+    }
+)
+
+
+class MovedClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now_ms(self) -> int:
+        return NOW_MS + int(self.seconds * 1_000)
+
+    def steady_s(self) -> float:
+        return 1_000.0 + self.seconds
+
+
+def delivery(content: dict[str, Any] | None = None, **changes: Any) -> Delivery:
+    """A delivery for a push account."""
+    fields: dict[str, Any] = {
+        "id": "shop:order-1:1",
+        "intent": "order-1",
+        "app": "shop",
+        "customer": "c1",
+        "category": "notice",
+        "priority": 5,
+        "channel": "push",
+        "account": "web",
+        "to": ADDRESS,
+        "content": msgspec.Raw(msgspec.json.encode(content or {"text": "Your parcel is here"})),
+        "attempt": 1,
+        "at": "2026-11-22T00:00:00Z",
+        "expires_at": "2026-11-23T00:00:00Z",
+    }
+    return Delivery(**(fields | changes))
+
+
+def config(**changes: Any) -> WebPushConfig:
+    """An account whose push services are on this machine."""
+    fields = {"private_key": PEM, "subject": SUBJECT, "private_networks": True, "connect_s": 2.0}
+    return WebPushConfig(**(fields | changes))
+
+
+@asynccontextmanager
+async def started(
+    told: Told, clock: Any, settings: WebPushConfig | None = None
+) -> AsyncIterator[WebPushProvider]:
+    """A provider that works."""
+    provider = WebPushProvider(
+        settings or config(), None, told, clock, random.Random(1), account="web"
+    )
+    provider.start({})
+    yield provider
+    await provider.stop(0)
+
+
+async def sent(provider: WebPushProvider, told: Told, one: Delivery, expires_ms: int) -> Answer:
+    """Send it, and wait for the answer."""
+    provider.submit(Submission(one.id, provider.prepare(one), expires_ms))
+    return await told.answer(one.id)
