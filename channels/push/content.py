@@ -142,7 +142,10 @@ def high(delivery: Delivery) -> bool:
 
 
 def ttl_s(expires_ms: int, now_ms: int, most_s: int) -> int:
-    """Seconds for which a service may keep it: 0 for now or never, at most what it allows."""
+    """Seconds for which a service may keep it: 0 for now or never, at most what it allows; that
+    too for what has no end (`expires_ms` 0)."""
+    if not expires_ms:
+        return most_s
     return max(min((expires_ms - now_ms) // 1_000, most_s), 0)
 
 

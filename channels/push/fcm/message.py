@@ -46,9 +46,10 @@ def template_of(delivery: Delivery, note: Note, channel: str = "", id_key: str =
     message = _message(delivery, note, channel)
     if note.own:
         message = merged(message, _spelled(note.own))
+    data = _texts(message.get("data"), "data")
     if id_key:
-        message.setdefault("data", {})[id_key] = delivery.id
-    for key in _texts(message.get("data"), "data"):
+        message["data"] = data = {**data, id_key: delivery.id}
+    for key in data:
         if _RESERVED.match(key):
             _refuse("data has a key that FCM keeps for itself (from, message_type, google.…)")
     check_size(payload_bytes(message), PAYLOAD_BYTES)
