@@ -6,7 +6,6 @@ The supervisor's calls come through Ray; the data path never makes one.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import secrets
 from collections.abc import Coroutine
@@ -16,12 +15,10 @@ import structlog
 
 from actors.settings import HubSettings
 from hub.clock import SystemClock
+from hub.garbage import spare_what_stays
 from hub.ledger.connection import Connection, connect
 from hub.ledger.questions import Handler, serve
 from hub.metrics import Metrics
-
-GC_THRESHOLD = (100_000, 20, 20)
-"""Far more new objects than one turn keeps at a time."""
 
 log = structlog.get_logger("tact.host")
 
@@ -47,8 +44,7 @@ class HostShell:
 
     async def _connect(self) -> Connection:
         settings = self._settings
-        # What a turn makes is freed by reference count; looking for cycles in it is lost.
-        gc.set_threshold(*GC_THRESHOLD)
+        spare_what_stays()
         self._connection = await connect(
             settings.nats_url,
             name=f"tact-{self.incarnation}",

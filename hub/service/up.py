@@ -17,6 +17,7 @@ import uvloop
 from actors.settings import HubSettings
 from hub import limits
 from hub.clock import Clock, SystemClock
+from hub.garbage import spare_what_stays
 from hub.ledger.connection import Connection, connect
 from hub.ledger.janitor import Janitor
 from hub.ledger.port import LedgerError
@@ -76,7 +77,9 @@ async def _main(config: HubConfig, output: BinaryIO) -> int:
             starting.cancel()
             await asyncio.wait([starting])
             return 0
-        output.write(msgspec.json.encode(await starting) + b"\n")
+        ready = await starting
+        spare_what_stays()
+        output.write(msgspec.json.encode(ready) + b"\n")
         output.flush()
         await asyncio.wait([stopping, *hub.parts], return_when=asyncio.FIRST_COMPLETED)
         for part in hub.parts:
