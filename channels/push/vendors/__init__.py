@@ -1,0 +1,1 @@
+"""Push through Chinese gateways, which reach every phone vendor's own service: getui and JPush."""
