@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -49,6 +51,42 @@ class MovedClock:
 
     def steady_s(self) -> float:
         return 1_000.0 + self.seconds
+
+
+class Names(AbstractResolver):
+    """Names of a test, each with what it stands for now, then next, …; the last one stays."""
+
+    def __init__(self, **answers: list[tuple[str, ...]]) -> None:
+        self.answers = {name.replace("_", "."): list(found) for name, found in answers.items()}
+        self.asked = 0
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.asked += 1
+        found = self.answers.get(host.rstrip("."))
+        if found is None:
+            raise socket.gaierror(socket.EAI_NONAME, "not known")
+        addresses = found.pop(0) if len(found) > 1 else found[0]
+        return [
+            {
+                "hostname": host,
+                "host": address,
+                "port": port,
+                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
+                "proto": 0,
+                "flags": socket.AI_NUMERICHOST,
+            }
+            for address in addresses
+        ]
+
+    async def close(self) -> None: ...
+
+
+def elsewhere(port: int, host: str = "127.0.0.1", scheme: str = "http") -> str:
+    """The address of a browser whose push service is there."""
+    subscription = json.loads(ADDRESS) | {"endpoint": f"{scheme}://{host}:{port}/push/x"}
+    return json.dumps(subscription)
 
 
 def delivery(content: dict[str, Any] | None = None, **changes: Any) -> Delivery:

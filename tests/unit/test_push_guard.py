@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pickle
-import socket
 from ipaddress import ip_address, ip_network
 
 import pytest
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
@@ -16,6 +14,7 @@ from yarl import URL
 from channels.http import HttpClient, NotAllowed, NotSent
 from channels.push.guard import Guard, is_public
 from hub.errors import ConfigError, TactError
+from tests.support.push_webpush import Names
 
 PUBLIC = ("8.8.8.8", "223.5.5.5", "2400:3200::1", "2606:4700::1111", "64:ff9b::808:808")
 PRIVATE = (
@@ -61,36 +60,6 @@ PRIVATE = (
 
 
 NAT64 = ip_network("64:ff9b::/96")
-
-
-class Names(AbstractResolver):
-    """Names of a test, each with what it stands for now, then next, …; the last one stays."""
-
-    def __init__(self, **answers: list[tuple[str, ...]]) -> None:
-        self.answers = {name.replace("_", "."): list(found) for name, found in answers.items()}
-        self.asked = 0
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        self.asked += 1
-        found = self.answers.get(host.rstrip("."))
-        if found is None:
-            raise socket.gaierror(socket.EAI_NONAME, "not known")
-        addresses = found.pop(0) if len(found) > 1 else found[0]
-        return [
-            {
-                "hostname": host,
-                "host": address,
-                "port": port,
-                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
-                "proto": 0,
-                "flags": socket.AI_NUMERICHOST,
-            }
-            for address in addresses
-        ]
-
-    async def close(self) -> None: ...
 
 
 def reason(guard: Guard, text: str) -> str:
