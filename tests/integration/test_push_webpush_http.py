@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -365,3 +367,35 @@ async def test_the_fake_checks_what_the_rfcs_ask_for(fake):
             assert (await response.json())[0]["text"] is None
         async with session.post(f"{fake.url}/browser/nobody/gone") as response:
             assert response.status == 404
+
+
+async def test_the_fake_as_a_program(tmp_path):
+    record = tmp_path / "pushes.jsonl"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "channels.push.fake.webpush", "--record", str(record)),
+        stdin=PIPE,
+        stdout=PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    told, clock = Told(), SystemClock()
+    try:
+        url = json.loads(await process.stdout.readline())["url"]
+        subscription = await asked(f"{url}/subscribe", {"applicationServerKey": PUBLIC})
+        one = delivery({"text": "hello"}, to=json.dumps(subscription))
+        async with started(told, clock) as provider:
+            answer = await sent(provider, told, one, clock.now_ms() + 60_000)
+            assert answer.kind == "accepted"
+            name = subscription["endpoint"].rpartition("/")[2]
+            process.stdin.write(f'{{"gone": "{name}"}}\n{{"gone": "nobody"}}\n'.encode())
+            error = json.loads(await process.stdout.readline())["error"]
+            assert error == "line not understood: InputError"
+            dead = await sent(provider, told, delivery(to=one.to, id="d2"), clock.now_ms())
+            assert dead.code == "HTTP 410"
+    finally:
+        process.terminate()
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    counts = {"requests": 2, "taken": 1, "201": 1, "410": 1}
+    assert json.loads(out) == {"counts": counts}
+    (line,) = record.read_text().splitlines()
+    assert json.loads(json.loads(line)["text"]) == {"body": "hello"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from ipaddress import ip_address, ip_network
 
@@ -236,6 +237,9 @@ async def test_a_name_of_a_private_address_is_refused_where_it_is_connected(serv
     for host in ("127.0.0.1", "0.0.0.0", "[::1]", "localhost", "2130706433"):
         with pytest.raises(NotAllowed):
             await client.request("GET", f"https://{host}:{port}/x")
+    together = [client.request("GET", f"https://evil.example:{port}/{n}") for n in range(9)]
+    answers = await asyncio.gather(*together, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [NotAllowed] * 9
     assert got == []
     await client.close()
 

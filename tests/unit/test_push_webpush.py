@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channels.accounts import parse_accounts
 from channels.http import HttpReply, NotSent
 from channels.provider import Answer, Unsendable
 from channels.push.content import collapse_id
@@ -127,8 +128,22 @@ def address(**changes: Any) -> str:
 def test_addresses_of_browsers(text):
     found = read_subscription(text, Guard())
     assert (found.point, found.auth) == (decoded(UA_PUBLIC), decoded(AUTH))
-    assert found.endpoint.startswith(found.origin + "/")
+    assert found.endpoint == json.loads(text)["endpoint"]
     assert "push" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "origin"),
+    [
+        (ENDPOINT, "https://push.example.net"),
+        ("https://fcm.googleapis.com:443/x", "https://fcm.googleapis.com"),
+        ("HTTPS://FCM.GoogleAPIs.com/X", "https://fcm.googleapis.com"),
+        ("https://push.example.net:8443/x", "https://push.example.net:8443"),
+        ("https://[2606:4700::1111]/x", "https://[2606:4700::1111]"),
+    ],
+)
+def test_origins_are_spelled_as_signatures_want_them(endpoint, origin):
+    assert read_subscription(address(endpoint=endpoint), Guard()).origin == origin
 
 
 @pytest.mark.parametrize(
@@ -279,6 +294,29 @@ def test_a_broken_key_is_found_and_not_quoted(text, problem):
     assert "private_key" in str(caught.value)
 
 
+def test_an_account_of_a_file(tmp_path):
+    text = """
+version = 1
+[[accounts]]
+name = "web"
+channel = "push"
+provider = "webpush"
+[accounts.webpush]
+private_key = { file = "vapid.pem" }
+subject = "mailto:ops@example.com"
+"""
+    (tmp_path / "vapid.pem").write_text(PEM)
+    (account,) = parse_accounts(text, tmp_path)
+    assert Vapid(account.settings.private_key, SUBJECT).public_key == PUBLIC
+    assert "BEGIN" not in repr(account) + repr(account.settings)
+    (tmp_path / "vapid.pem").write_text(PEM[:60])
+    with pytest.raises(ConfigError, match="account web: private_key cannot be read"):
+        parse_accounts(text, tmp_path)
+    (tmp_path / "vapid.pem").write_text(PEM)
+    with pytest.raises(ConfigError, match="account web: hosts"):
+        parse_accounts(text + 'hosts = ["https://push.example"]', tmp_path)
+
+
 @pytest.mark.parametrize("subject", ["", "ops@example.com", "mailto:", "http://example.com", "x"])
 def test_a_subject_that_nobody_can_write_to(subject):
     with pytest.raises(ConfigError, match="subject"):
@@ -328,6 +366,7 @@ def failed(code: str, failure: Any) -> Answer:
     return Answer("failed", failure=failure, code=code)
 
 
+HEADERS = st.sampled_from(["location", "retry-after"])
 HTML = "<HTML><TITLE>UnauthorizedRegistration</TITLE></HTML>"
 MOVED = {"location": "http://127.0.0.1/"}
 LATER = {"retry-after": "120"}
@@ -375,6 +414,12 @@ def test_what_answers_mean(status, headers, body, expected):
     answer = understood(HttpReply(status, headers, body.encode("latin-1")), NOW_MS)
     assert answer == expected
     assert not answer.receipts
+
+
+@given(st.integers(100, 999), st.dictionaries(HEADERS, st.text(max_size=40)), st.binary())
+def test_any_answer_means_something(status, headers, body):
+    answer = understood(HttpReply(status, headers, body), NOW_MS)
+    assert (answer.kind == "failed") == (answer.failure is not None)
 
 
 # ---- origins -----------------------------------------------------------------------------------

@@ -303,9 +303,9 @@ class FakeWebPush:
             # Its clock is ours, so that a test may turn it.
             options: Any = {"require": ["aud", "exp"], "verify_exp": False}
             claims = jwt.decode(token, key, ["ES256"], audience=self.url, options=options)
-        except (ValueError, jwt.PyJWTError):
+            left_s = float(claims["exp"]) - self._clock.now_ms() / 1_000
+        except (ValueError, TypeError, jwt.PyJWTError):
             raise Refusal(403, "VAPID is not valid") from None
-        left_s = claims["exp"] - self._clock.now_ms() / 1_000
         if not 0 < left_s <= CLAIM_S:
             raise Refusal(403, "VAPID has expired, or is valid for too long")
         if not str(claims.get("sub", "")).startswith(("mailto:", "https:")):

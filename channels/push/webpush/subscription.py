@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from msgspec import Struct
+from yarl import URL
 
 from channels.http import NotAllowed
 from channels.provider import Unsendable
@@ -82,7 +83,7 @@ def read_subscription(address: str, guard: Guard) -> Subscription:
         _refuse("keys.p256dh must be a point of P-256", "p256dh-malformed")
     if len(auth) != AUTH_BYTES:
         _refuse(f"keys.auth must have {AUTH_BYTES} bytes", "auth-malformed")
-    return Subscription(str(url), str(url.origin()), point, auth)
+    return Subscription(json.endpoint, _origin(url), point, auth)
 
 
 def _bytes(text: str) -> bytes:
@@ -104,6 +105,12 @@ def _is_point(data: bytes) -> bool:
     except ValueError:  # not on the curve
         return False
     return True
+
+
+def _origin(url: URL) -> str:
+    """In the one spelling that signatures are held against (RFC 8292, 2; RFC 6454, 6.2)."""
+    port = "" if url.is_default_port() else f":{url.port}"
+    return f"{url.scheme}://{(url.host_subcomponent or '').lower()}{port}"
 
 
 def _refuse(message: str, code: str, failure: FailureClass = "dead_address") -> NoReturn:
