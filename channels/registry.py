@@ -256,6 +256,16 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "at least once: repeated under one `webhook-id` until it is answered",
         named=True,
     ),
+    "apprise": Kind(
+        "push",
+        "apprise",
+        "channels.push.apprise",
+        "AppriseConfig",
+        "AppriseProvider",
+        _ONCE,
+        named=True,
+        peers=False,
+    ),
     "webpush": Kind(
         "push",
         "webpush",
