@@ -128,6 +128,8 @@ class Grant:
         self._identity = _identity(service, scope)
         self._asking: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._end: asyncio.Future[None] | None = None
+        """Done when it is closed; none while nobody waits."""
 
     async def token(self) -> Token:
         """One that lives. Raises NotSent while there is none to be had, and GrantRefused when a
@@ -137,16 +139,17 @@ class Grant:
             now_s, token = self._clock.steady_s(), slot.token
             if token is not None and now_s < token.renew_s:
                 return token
-            if self._closed:  # while it waited for another's
-                raise NotSent("the account has stopped")
-            if slot.ready(now_s):
+            if slot.ready(now_s) and not self._closed:
                 self._start(slot)
             if token is not None and now_s < token.ends_s:
                 return token
+            if self._closed:
+                raise NotSent("the account has stopped")
             if slot.asking is None:
                 raise slot.failure(now_s)
             # Whoever waits may give up, or the account that asks may end: the others go on.
-            await asyncio.wait({slot.asking})
+            self._end = self._end or asyncio.get_running_loop().create_future()
+            await asyncio.wait({slot.asking, self._end}, return_when=asyncio.FIRST_COMPLETED)
 
     def spoil(self, token: Token) -> None:
         """The service did not take this token."""
@@ -156,8 +159,10 @@ class Grant:
             self._counted("token_refused")
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Ask no more; who waits for a token is told that nothing left."""
         self._closed = True
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
         for task in self._asking:
             task.cancel()
         if self._asking:

@@ -35,9 +35,15 @@ class _Part(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Nothing that it does not know."""
 
 
-class Options(_Part):
+class FcmOptions(_Part):
     analytics_label: str = ""
+
+
+class ApnsOptions(FcmOptions):
     image: str = ""
+
+
+class WebpushOptions(FcmOptions):
     link: str = ""
 
 
@@ -105,7 +111,7 @@ class Android(_Part):
     restricted_package_name: str = ""
     data: _Texts = {}
     notification: AndroidNotification | None = None
-    fcm_options: Options | None = None
+    fcm_options: FcmOptions | None = None
     direct_boot_ok: bool = False
     bandwidth_constrained_ok: bool = False
     restricted_satellite_ok: bool = False
@@ -114,7 +120,7 @@ class Android(_Part):
 class Apns(_Part):
     headers: _Texts = {}
     payload: _Objects = {}
-    fcm_options: Options | None = None
+    fcm_options: ApnsOptions | None = None
     live_activity_token: str = ""
 
 
@@ -122,7 +128,7 @@ class Webpush(_Part):
     headers: _Texts = {}
     data: _Texts = {}
     notification: _Objects = {}
-    fcm_options: Options | None = None
+    fcm_options: WebpushOptions | None = None
 
 
 class Message(_Part):
@@ -137,7 +143,7 @@ class Message(_Part):
     android: Android | None = None
     webpush: Webpush | None = None
     apns: Apns | None = None
-    fcm_options: Options | None = None
+    fcm_options: FcmOptions | None = None
 
     def __repr__(self) -> str:
         return "Message()"

@@ -67,6 +67,12 @@ class FcmProvider(HttpProvider):
         template = template_of(delivery, note, config.android_channel, config.id_key)
         return Prepared(delivery.to, units=1, parts=(template,))
 
+    async def stop(self, drain_s: float) -> None:
+        """What waits for a token has not left, and is handed back at once; the rest is waited for,
+        and ends."""
+        await self._grant.close()
+        await super().stop(drain_s)
+
     async def callback(self, request: Callback) -> Reply:
         """FCM calls nobody."""
         return Reply(status=404)
@@ -144,6 +150,5 @@ class _Line:
 
     async def close(self) -> None:
         """Close all connections. What is under way is cut."""
-        await self._grant.close()
         await self._asking.close()
         await self._http.close()
