@@ -12,6 +12,7 @@ RFC 6052 (NAT64), WHATWG URL ("ends in a number").
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Sequence
@@ -31,6 +32,11 @@ PORT_FROM: Final = 1_024
 and no webhook listens beside, but for 443."""
 HOST_CHARS: Final = 253
 """RFC 1035, 2.3.4, as text without the last dot."""
+LOOKUPS: Final = 2
+"""Names looked up at once. Each takes one of the process's few threads (six with two cores) for as
+long as a name server pleases, and every other account needs them too."""
+LOOKUPS_ASKED: Final = 256
+"""Lookups under way or waiting; more are refused, as names that are not known."""
 
 _NOT_PUBLIC: Final = tuple(
     IPv4Network(network)
@@ -113,6 +119,8 @@ class Guard(AbstractResolver):
         self._private = private_networks
         self._hosts = tuple(checked_host(host) for host in hosts)
         self._names = names
+        self._lookups = asyncio.Semaphore(LOOKUPS)
+        self._asked = 0
 
     # ---- the URL -----------------------------------------------------------------------------
 
@@ -166,7 +174,14 @@ class Guard(AbstractResolver):
         mixes them hopes that we take the other."""
         if self._names is None:
             self._names = aiohttp.ThreadedResolver()
-        found = await self._names.resolve(host, port, family)
+        if self._asked >= LOOKUPS_ASKED:
+            raise OSError("too many names are looked up")
+        self._asked += 1
+        try:
+            async with self._lookups:
+                found = await self._names.resolve(host, port, family)
+        finally:
+            self._asked -= 1
         if not found:
             raise OSError("no address")
         if not self._private and not all(is_public(each["host"]) for each in found):

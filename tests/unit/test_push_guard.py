@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import pickle
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.abc import ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
 from channels.http import HttpClient, NotAllowed, NotSent
-from channels.push.guard import Guard, is_public
+from channels.push.guard import LOOKUPS, LOOKUPS_ASKED, Guard, is_public
 from hub.errors import ConfigError, TactError
 from tests.support.push_webpush import Names
 
@@ -255,6 +257,31 @@ async def test_a_name_that_changes_its_mind_is_asked_again_and_refused(server):
         await client.request("GET", url)
     assert got == []
     await client.close()
+
+
+async def test_name_servers_that_do_not_answer_take_few_threads():
+    class Slow(Names):
+        open = most = 0
+        go_on = asyncio.Event()
+
+        async def resolve(self, *arguments: Any) -> list[ResolveResult]:
+            self.open += 1
+            self.most = max(self.most, self.open)
+            await self.go_on.wait()
+            self.open -= 1
+            return await super().resolve(*arguments)
+
+    names = Slow(ok_example=[("8.8.8.8",)])
+    guard = Guard(names=names)
+    asked = [asyncio.create_task(guard.resolve("ok.example")) for _ in range(LOOKUPS_ASKED)]
+    await asyncio.sleep(0)
+    with pytest.raises(OSError, match="too many"):
+        await guard.resolve("ok.example")
+    names.go_on.set()
+    found = await asyncio.gather(*asked)
+    assert {each[0]["host"] for each in found} == {"8.8.8.8"}
+    assert names.most == LOOKUPS
+    assert await guard.resolve("ok.example")
 
 
 async def test_private_networks_may_be_allowed_and_redirects_lead_nowhere(server):
