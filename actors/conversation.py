@@ -13,32 +13,43 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from actors import fallback, groups, live, reminders, replies, words
+from actors import commands, fallback, groups, live, reminders, replies, words
+from actors.devices import (
+    SUPERSEDED,
+    bury,
+    copies_of,
+    copies_to,
+    heard,
+    note,
+    superseded,
+    targets,
+)
 from actors.effects import BodyRef
-from actors.fallback import held_of, question_of_held, release_order
+from actors.fallback import held_of, question_of_held, question_of_intent, release_order
 from actors.outcomes import outcome_of
 from hub import limits
-from hub.contract.decode import Message, content_channels, content_for, split_delivery_id
+from hub.contract.decode import (
+    Message,
+    content_channels,
+    content_for,
+    split_delivery_id,
+    split_number,
+)
 from hub.contract.times import rfc3339, to_ms
 from hub.contract.types import (
     AccountOrder,
     AnyCommand,
     Cancel,
     Delivery,
-    DndClear,
-    DndSet,
     Forget,
     Inbound,
     Intent,
     Outcome,
-    ProfileSet,
     Receipt,
     Release,
-    Takeover,
 )
-from hub.policy import seen, windows
+from hub.policy import devices, seen, windows
 from hub.policy.decide import Verdict, decide
-from hub.policy.document import Category
 from hub.policy.policy import Policy
 from hub.policy.rules import NEVER, Block, Question
 from hub.policy.state import (
@@ -84,7 +95,7 @@ class Conversation(Struct, gc=False):
         elif isinstance(message, AccountOrder):
             self._on_order(message, accepted, now)
         else:
-            self._on_command(message, now)
+            self._on_command(message, accepted, now)
 
     def wake(self, now: int) -> None:
         """Decide again what is due, and remind of a customer who waits."""
@@ -120,12 +131,12 @@ class Conversation(Struct, gc=False):
                 self._reject(intent, now, reason)
                 return False
         if intent.to is not None:
-            state.to.update(intent.to)
+            commands.take_addresses(state, intent.to, accepted)
         if intent.timezone is not None:
             state.zone = intent.timezone
         if intent.collapse_key is not None and state.held:
             self._supersede(intent, now)
-        question = self._question_of(intent, category, route, accepted)
+        question = question_of_intent(self.key, intent, route, accepted, state, self.policy)
         questions = [question]
         if intent.reach != "first":
             questions = [
@@ -177,28 +188,6 @@ class Conversation(Struct, gc=False):
         if questions[0].expires > now:
             for event in words.alerts_of_intents(questions, self.policy, now):
                 self.effects.event(event)
-
-    def _question_of(
-        self, intent: Intent, category: Category, route: list[str], accepted: int
-    ) -> Question:
-        policy, stated = self.policy, intent.expires_at
-        return Question(
-            self.key,
-            intent.app,
-            intent.category,
-            policy.asked(intent.app, intent.category),
-            category.priority if intent.priority is None else intent.priority,
-            route,
-            accepted + policy.hold_max_ms if stated is None else to_ms(stated),
-            0 if intent.not_before is None else to_ms(intent.not_before),
-            self.state.zone or policy.timezone,
-            intent.account or self.state.owner,
-            None,
-            intent.id,
-            1,
-            False,
-            intent.trace,
-        )
 
     # ---- what waits: held, or in flight ------------------------------------------------------
 
@@ -281,13 +270,12 @@ class Conversation(Struct, gc=False):
             self.state.seen = seen.remember(self.state.seen, name, now)
 
     def _supersede(self, intent: Intent, now: int) -> None:
-        """Step 8: a newer intent of the same app and collapse key replaces what is still held."""
+        """Step 8: a newer intent of the same app and collapse key replaces what is still held, and
+        the channels that are left of what is in flight."""
         old = [
             held
             for held in self.state.held
-            if held.collapse_key == intent.collapse_key
-            and held.app == intent.app
-            and not held.in_flight
+            if held.collapse_key == intent.collapse_key and held.app == intent.app
         ]
         self._drop(old, "superseded", now, reason=f"replaced by {intent.id}")
 
@@ -319,32 +307,39 @@ class Conversation(Struct, gc=False):
         `reason`: why an intent that was dispatched before goes out by another channel.
         """
         state, channel = self.state, verdict.channel
-        app, account = question.app, question.sender or channel
+        app, account, to = question.app, question.sender or channel, state.to[channel]
+        others: list[tuple[str, str]] = []
+        if channel == devices.CHANNEL:
+            (account, to), *others = targets(question, state, self.policy, now)
         if state.sends:
             fallback.trim_sends(state.sends, now - self.policy.send_memory_ms)
         label = question.asked[channel].label
         again = reason is not None
         state.sends.insert(0, Send(now, label, account, name, question.attempt, DISPATCHED, again))
         delivery = f"{app}:{question.intent}:{question.attempt}"
-        self._hand_over(
-            Delivery(
-                delivery,
-                question.intent,
-                app,
-                self.key,
-                question.category,
-                question.priority,
-                channel,
-                account,
-                state.to[channel],
-                content,
-                question.attempt,
-                rfc3339(now),
-                rfc3339(question.expires),
-                question.trace,
-            ),
-            parked,
+        first = Delivery(
+            delivery,
+            question.intent,
+            app,
+            self.key,
+            question.category,
+            question.priority,
+            channel,
+            account,
+            to,
+            content,
+            question.attempt,
+            rfc3339(now),
+            rfc3339(question.expires),
+            question.trace,
+            None,
+            question.collapse_key,
         )
+        self._hand_over(first, parked)
+        if others:
+            note(state, now, name, first.attempt, [(account, to), *others])
+            for copy in copies_to(first, others):
+                self._store(copy, parked)
         self._tell_decision(
             question, "dispatched", now, verdict.blocks, channel, delivery, reason=reason
         )
@@ -352,12 +347,15 @@ class Conversation(Struct, gc=False):
     def _hand_over(self, delivery: Delivery, parked: BodyRef | None) -> None:
         """Store it, show it, and count it where the customer's messages count."""
         state, channel = self.state, delivery.channel
-        self.effects.deliver(delivery, parked)
+        self._store(delivery, parked)
         if state.talks is not None and delivery.category != groups.NO_CATEGORY:
             windows.sent(state, channel, delivery.account)  # an operation says nothing to her
             if state.waiting:
                 self._answered(channel)
-        keep_ms = self.policy.archived(channel)
+
+    def _store(self, delivery: Delivery, parked: BodyRef | None) -> None:
+        self.effects.deliver(delivery, parked)
+        keep_ms = self.policy.archived(delivery.channel)
         if keep_ms is not None:
             self.effects.live(live.handed(delivery), keep_ms, parked)
 
@@ -387,47 +385,67 @@ class Conversation(Struct, gc=False):
     # ---- receipts, inbound, commands ---------------------------------------------------------
 
     def _on_receipt(self, receipt: Receipt, now: int) -> None:
-        app, intent, attempt = split_delivery_id(receipt.delivery)
-        name = intent_hash(app, intent)
-        sends = [send for send in self.state.sends if send.intent == name]
+        """What a gateway says of a delivery: of a dispatch, or of one device of it."""
+        app, intent, number = split_delivery_id(receipt.delivery)
+        attempt, device = split_number(number)
+        state, name = self.state, intent_hash(app, intent)
+        sends = [send for send in state.sends if send.intent == name]
         for send in sends:
             if send.attempt == attempt:
                 break
         else:
             self.effects.count("tact_ignored_total", "receipt-unmatched")
             return
-        status = STATUS[receipt.status]
-        if status <= send.status:
+        account, before, said = send.account, send.status, STATUS[receipt.status]
+        copies = None if state.devices is None else copies_of(state, send)
+        if copies is not None and device < len(copies.status):
+            account, before = copies.accounts[device], copies.status[device]
+        elif device:
+            self.effects.count("tact_ignored_total", "receipt-unmatched")
+            return
+        if said <= before:
             self.effects.count("tact_ignored_total", "receipt-behind")
             return
-        send.status = status
-        self.effects.count("tact_deliveries_total", send.channel, send.account, receipt.status)
-        if status == UNKNOWN:  # not an outcome: the application's last word still stands
+        self.effects.count("tact_deliveries_total", send.channel, account, receipt.status)
+        status = said if copies is None else heard(copies, device, said, receipt)
+        news = status > send.status
+        if news:
+            send.status = status
+        if said == UNKNOWN:  # not an outcome: the application's last word still stands
             self.effects.count("tact_unknown_total", send.channel)
             return
-        held = fallback.waiting(self.state, app, intent)
-        if status >= DELIVERED:
-            if held is not None:
-                self.state.held.remove(held)
+        moved = bury(state, send, account, receipt)
+        again: list[Held] = []
+        if status >= DELIVERED or not fallback.outdone(send, sends):
+            held = fallback.waiting(state, app, intent)
+            if held is not None and receipt.last and fallback.only_failure_counts(held, now, said):
                 self._set_wake()
-        elif fallback.outdone(send, sends):
-            return
-        elif status == FAILED and held is not None:
-            held.failure = fallback.failure_of(receipt)
-            self._decide_again([held], now)
-            return
-        elif receipt.last and held is not None and fallback.only_failure_counts(held, now):
+            if news:
+                replaced = status == FAILED and superseded(copies, receipt)
+                again = self._on_word(receipt, send, held, replaced, now)
+        if moved:
+            again += [held for held in self._held() if held not in again]
+        if again:
+            self._decide_again(again, now)
+
+    def _on_word(
+        self, receipt: Receipt, send: Send, held: Held | None, replaced: bool, now: int
+    ) -> list[Held]:
+        """The provider's word of a whole dispatch. Returns what goes on because of it; else it is
+        told, by the dispatch's id. `replaced`: its account sends something newer instead."""
+        state, failed = receipt.status, send.status == FAILED
+        reason = fallback.failure_of(receipt) if failed else None
+        if failed and held is not None and not replaced:
+            held.failure = reason
+            return [held]
+        if held is not None and (failed or send.status >= DELIVERED):
+            self.state.held.remove(held)
             self._set_wake()
-        self._tell(
-            app,
-            intent,
-            send.category,
-            receipt.status,
-            now,
-            send.channel,
-            receipt.delivery,
-            fallback.failure_of(receipt) if status == FAILED else None,
-        )
+        app, intent, _ = split_delivery_id(receipt.delivery)
+        delivery = f"{app}:{intent}:{send.attempt}"
+        said, why = ("superseded", SUPERSEDED) if replaced else (state, reason)
+        self._tell(app, intent, send.category, said, now, send.channel, delivery, why)
+        return []
 
     def _on_inbound(self, inbound: Inbound, now: int) -> None:
         """A message of the customer; or, with `agent`, of a person on our side; or an event."""
@@ -442,7 +460,7 @@ class Conversation(Struct, gc=False):
             self._answered(inbound.channel)
             return
         if inbound.sender is not None:
-            state.to.setdefault(inbound.channel, inbound.sender.removeprefix("~"))
+            self._heard_from(inbound, inbound.sender.removeprefix("~"), now)
         opened: list[Held] = []
         if "event" not in inbound.content:
             at = min(to_ms(inbound.at), now)
@@ -454,9 +472,17 @@ class Conversation(Struct, gc=False):
         if policy.replies:
             self._reply(inbound, now)
         if before is not None and self._consent() != before:
-            opened = [held for held in state.held if not held.in_flight]
+            opened = self._held()
         if opened:
             self._decide_again(opened, now)
+
+    def _heard_from(self, inbound: Inbound, address: str, now: int) -> None:
+        """Her address is remembered if none is known; which device she uses, if that matters."""
+        to, channel = self.state.to, inbound.channel
+        if channel == devices.CHANNEL and (self.policy.hears_devices or channel not in to):
+            devices.hear(self.state, address, min(to_ms(inbound.at), now))
+        else:
+            to.setdefault(channel, address)
 
     def _reply(self, inbound: Inbound, now: int) -> None:
         """Answer by the first rule that matches; all that do may set do not disturb."""
@@ -470,62 +496,42 @@ class Conversation(Struct, gc=False):
                 self.effects.urgent = False
         for rule in rules:  # after the answer, which may say so
             if rule.dnd is not None:
-                self._set_dnd(rule.dnd, FOREVER)
+                commands.set_dnd(self.state, rule.dnd, FOREVER)
 
-    def _set_dnd(self, scope: str, until: int) -> bool:
-        if scope not in self.state.dnd and len(self.state.dnd) >= limits.DND_SCOPES:
-            return False
-        self.state.dnd[scope] = until
-        return True
-
-    def _on_command(self, command: AnyCommand, now: int) -> None:
+    def _on_command(self, command: AnyCommand, accepted: int, now: int) -> None:
+        state = self.state
+        if isinstance(command, Cancel):
+            app, name = command.app, command.intent
+            gone = [held for held in state.held if held.id == name and held.app == app]
+            self._drop(gone, "cancelled", now)
+            if not gone:
+                self.effects.count("tact_ignored_total", "cancel-unmatched")
+            return
+        if isinstance(command, Forget):
+            self._drop(list(state.held), "cancelled", now, reason="the customer was forgotten")
+            commands.forget_person(state)
+            self._set_wake()
+            return
         before = self._consent()
-        match command:
-            case DndSet(scope=scope, until=until):
-                if not self._set_dnd(scope, FOREVER if until is None else max(1, to_ms(until))):
-                    self._reject(command, now, f"{limits.DND_SCOPES} DND scopes are set already")
-                    return
-            case DndClear(scope=scope):
-                self.state.dnd.pop(scope, None)
-            case ProfileSet(timezone=zone, to=to, owner=owner):
-                self.state.zone = zone or self.state.zone
-                self.state.to.update(to or {})
-                self.state.owner = owner or self.state.owner
-            case Cancel(app=app, intent=intent):
-                gone = [h for h in self.state.held if h.id == intent and h.app == app]
-                self._drop(gone, "cancelled", now)
-                if not gone:
-                    self.effects.count("tact_ignored_total", "cancel-unmatched")
-                return
-            case Takeover(agent=agent, until=until):
-                self.state.agent = agent
-                self.state.takeover = FOREVER if until is None else max(1, to_ms(until))
-            case Release():
-                self.state.agent, self.state.takeover = None, FOREVER
-                if self.state.waiting:
-                    self.state.waiting.clear()
-                    self.state.talked()
-                    self._set_wake()
-            case Forget():
-                self._forget(now)
-                return
-        if self.state.held and self._consent() != before:
-            self._decide_again([held for held in self.state.held if not held.in_flight], now)
+        problem = commands.carry_out(command, state, accepted)
+        if problem is not None:
+            self._reject(command, now, problem)
+            return
+        if isinstance(command, Release) and state.waiting:
+            state.waiting.clear()
+            state.talked()
+            self._set_wake()
+        if state.held and self._consent() != before:
+            self._decide_again(self._held(), now)
+
+    def _held(self) -> list[Held]:
+        """What a change of consent or addresses lets be decided again."""
+        return [held for held in self.state.held if not held.in_flight]
 
     def _consent(self) -> tuple[object, ...]:
         """What a command must change for held intents to be decided again (step 9)."""
         state = self.state
         return dict(state.dnd), state.zone, dict(state.to), state.agent, state.takeover
-
-    def _forget(self, now: int) -> None:
-        self._drop(list(self.state.held), "cancelled", now, reason="the customer was forgotten")
-        state = self.state
-        state.to, state.zone, state.owner, state.inbound = {}, None, None, 0
-        state.agent, state.takeover = None, FOREVER
-        state.windows.clear()
-        state.waiting.clear()
-        state.talked()
-        self._set_wake()
 
     # ---- memory and words ----------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from actors.effects import BodyRef
 from hub import limits
+from hub.contract.times import to_ms
 from hub.contract.types import Intent, Receipt
 from hub.policy.policy import Policy
 from hub.policy.rules import NEVER, Question
-from hub.policy.state import DELIVERED, ConversationState, Held, Send
+from hub.policy.state import DELIVERED, SENT, ConversationState, Held, Send
 
 
 def held_of(intent: Intent, question: Question, accepted: int, parked: BodyRef) -> Held:
@@ -58,10 +59,10 @@ def take_off(held: Held, question: Question, channel: str, now: int, fallback_ms
     return True
 
 
-def only_failure_counts(held: Held, now: int) -> bool:
+def only_failure_counts(held: Held, now: int, status: int) -> bool:
     """Its channel tells no `delivered`: that there is none is no reason to try another. Whether
-    that changes when it is woken."""
-    if not (held.in_flight and held.timed):
+    that changes when it is woken. `status`: what its receipt says, which must be `sent`."""
+    if not (held.in_flight and held.timed and status == SENT):
         return False
     held.timed = False
     held.wake = min(held.expires, now + limits.SEND_MEMORY_MS)
@@ -118,6 +119,36 @@ def trim_sends(sends: list[Send], oldest: int) -> None:
         sends.pop()
 
 
+def question_of_intent(
+    key: str,
+    intent: Intent,
+    route: list[str],
+    accepted: int,
+    state: ConversationState,
+    policy: Policy,
+) -> Question:
+    """An intent as it is asked when it arrives."""
+    stated, category = intent.expires_at, policy.categories[intent.category]
+    return Question(
+        key,
+        intent.app,
+        intent.category,
+        policy.asked(intent.app, intent.category),
+        category.priority if intent.priority is None else intent.priority,
+        route,
+        accepted + policy.hold_max_ms if stated is None else to_ms(stated),
+        0 if intent.not_before is None else to_ms(intent.not_before),
+        state.zone or policy.timezone,
+        intent.account or state.owner,
+        None,
+        intent.id,
+        1,
+        False,
+        intent.trace,
+        intent.collapse_key,
+    )
+
+
 def question_of_held(key: str, held: Held, state: ConversationState, policy: Policy) -> Question:
     """What waits, as it is asked again."""
     return Question(
@@ -136,6 +167,7 @@ def question_of_held(key: str, held: Held, state: ConversationState, policy: Pol
         held.attempt,
         held.combined,
         held.trace,
+        held.collapse_key,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from actors.fallback import question_of_held, reason_of
 from hub.contract.times import rfc3339
 from hub.policy.decide import decide
+from hub.policy.devices import known
 from hub.policy.policy import Policy
 from hub.policy.rules import NEVER, Question
 from hub.policy.state import FOREVER, ConversationState, Held
@@ -21,6 +22,10 @@ def describe(key: str, state: ConversationState, policy: Policy, now: int) -> di
         "zone": policy.zone_of(state),
         "owner": state.owner,
         "to": state.to,
+        "devices": [
+            {"to": device.address, "last_seen_at": rfc3339(device.seen) if device.seen else None}
+            for device in known(state)
+        ],
         "dnd": {scope: _until(until) for scope, until in state.dnd.items()},
         "takeover": None
         if state.agent is None

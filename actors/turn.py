@@ -16,7 +16,7 @@ from msgspec import Raw
 from actors.conversation import BodyRef, Conversation
 from actors.partition import Partition
 from hub import limits
-from hub.contract.decode import Message, Rejection, content_for, decode
+from hub.contract.decode import DEVICE_STEP, Message, Rejection, content_for, decode
 from hub.contract.subjects import account_partition, partition_of
 from hub.contract.times import rfc3339
 from hub.contract.types import Delivery, Event, LiveMessage, Outcome, Receipt
@@ -159,6 +159,8 @@ class Work:
             self.released.append(Released(delivery, parked))
             self.released_bytes += parked.size
             self.load.payload_bytes += parked.size
+        elif delivery.attempt > DEVICE_STEP:
+            self._add_copy(delivery)
         if self.urgent if parked is None else parked.urgent:
             self.urgent_deliveries.append((to, delivery))
             self.load.urgent_deliveries += 1
@@ -168,6 +170,13 @@ class Work:
         else:
             self.deliveries[to] = [delivery]
             self.entries += 1
+
+    def _add_copy(self, delivery: Delivery) -> None:
+        """A further device's is more than an object is reckoned with, and repeats its content."""
+        size = len(bytes(delivery.content))
+        self.load.objects += 1
+        self.load.payload_bytes += size
+        self.released_bytes += size
 
     def park(self, content: bytes, expires: int) -> BodyRef:
         size = len(content)
@@ -281,6 +290,8 @@ class Work:
         else:
             self.deliveries[to].remove(delivery)
         self.count("tact_bodies_lost_total")
+        if delivery.attempt > DEVICE_STEP:
+            return  # of a further device: the first one's says it
         lost = Outcome(
             delivery.intent,
             delivery.app,

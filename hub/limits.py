@@ -19,6 +19,9 @@ ADDRESS_CHARS = 1_024
 """The longest are subscriptions of browsers: an endpoint of some hundred and two keys."""
 DEVICES = 10
 """Push addresses remembered of one customer; of more, those seen longest ago are forgotten."""
+COPIES = 256
+"""Dispatches to several devices of which each device's word is remembered, newest first; of older
+ones the first device speaks for all. Some 100 bytes each."""
 ROUTE_CHANNELS = 8
 COLLAPSE_KEY_CHARS = 128
 GROUP_MEMBERS = 2_000

@@ -14,7 +14,15 @@ from math import inf
 from msgspec import Struct
 
 from hub.checkers.filters import bypasses, matches
-from hub.checkers.records import FAILED, Handed, History, Violation, about_delivery, follows
+from hub.checkers.records import (
+    FAILED,
+    Handed,
+    History,
+    Violation,
+    about_delivery,
+    follows,
+    is_replaced,
+)
 from hub.checkers.zones import Zones, local, zones_of
 from hub.policy.document import CALENDAR, Cap, Gap, PolicyDocument, duration_ms
 
@@ -98,7 +106,7 @@ def _note_failures(history: History, by_id: dict[tuple[str, str], Dispatch]) -> 
     """
     taken_back: dict[tuple[str, str], int] = {}
     for told in history.outcomes:
-        if told.outcome.state == "failed":
+        if told.outcome.state == "failed" or is_replaced(told.outcome):
             taken_back.setdefault((told.outcome.delivery or "", told.outcome.customer), told.at_ms)
     outdone: set[tuple[str, str]] = set()
     for attempts in history.attempts:

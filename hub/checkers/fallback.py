@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from hub import limits
@@ -36,6 +37,12 @@ class Fallback:
             for each in history.published
             if isinstance(each.message, Cancel | Forget)
         }
+        keys = Counter(
+            (each.message.app, each.message.collapse_key, each.message.customer)
+            for each in history.published
+            if isinstance(each.message, Intent) and each.message.collapse_key is not None
+        )
+        ended |= {customer for (_, _, customer), times in keys.items() if times > 1}
         found: list[Violation] = []
         for attempts in history.attempts:
             for newest, told in attempts.after():

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from hub.checkers.records import (
+    Handed,
     History,
     Name,
     Published,
@@ -41,7 +42,7 @@ class LiveFeeds:
         for each in feeds:
             if each.message.author == "app":
                 shown[each.message.id, each.message.customer].append(each)
-        for handed in history.deliveries:
+        for handed in sorted((*history.deliveries, *history.copies), key=_stored):
             delivery = handed.delivery
             policies = [history.policy_of(delivery)]
             if not delivery.category:  # an operation: which policy was in force is not told
@@ -125,6 +126,10 @@ class LiveFeeds:
             channel=message.channel,
             sequences=(shown.sequence,),
         )
+
+
+def _stored(handed: Handed) -> tuple[int, int]:
+    return handed.sequence, handed.index
 
 
 def _heard(history: History) -> Iterator[tuple[Published, Inbound]]:

@@ -12,6 +12,7 @@ from hub.checkers.records import (
     Violation,
     about_outcomes,
     follows,
+    is_replaced,
 )
 
 _ARRIVED = ("delivered", "read")
@@ -82,6 +83,8 @@ class _Said:
             return "decided-after-a-delivery" if self.arrived else ""
         if state in ("superseded", "cancelled") and self.held == FAILED:
             return ""
+        if is_replaced(told.outcome):  # a provider's word, like `failed`
+            return "receipt-moves-backwards" if self.arrived else ""
         return "decided-after-a-dispatch"
 
     def _wrong_word(self, told: Told) -> str:

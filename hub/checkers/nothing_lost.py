@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from hub import limits
 from hub.checkers.records import (
     FAILED,
     RECEIPTS,
     WAITED,
+    Handed,
     History,
     Line,
     Lives,
@@ -23,6 +24,7 @@ from hub.checkers.records import (
     channels_of,
     expiry_of,
     follows,
+    is_replaced,
     ms_of,
 )
 from hub.contract.types import Receipt
@@ -128,6 +130,9 @@ class NothingLost:
             if outcome.state in RECEIPTS:
                 key = (outcome.delivery or "", outcome.customer)
                 told[key] = max(told.get(key, 0), RECEIPTS[outcome.state])
+            elif is_replaced(outcome):
+                key = (outcome.delivery or "", outcome.customer)
+                told[key] = max(told.get(key, 0), RECEIPTS["failed"])
             elif outcome.state == "rejected":
                 refused.add((outcome.intent, outcome.customer))
         outdone: set[tuple[str, str]] = set()
@@ -147,15 +152,25 @@ class NothingLost:
         sends = Counter(each.delivery.customer for each in history.deliveries)
         for handed in history.deliveries:
             key = (handed.delivery.id, handed.delivery.customer)
-            word = max(
-                (
-                    RECEIPTS[each.message.status]  # type: ignore[union-attr]
-                    for each in reported.get(key, ())
-                    if 0 <= each.stored_ms - handed.stored_ms < limits.SEND_MEMORY_MS
-                ),
-                default=0,
-            )
+            copies = history.copies_of.get(key, [])
+            words = [_word(each, reported) for each in (handed, *copies)]
+            failed = RECEIPTS["failed"]
+            if any(word != failed for word in words):  # not all devices: so it has not failed
+                words = [word for word in words if word != failed]
+            word = max(words)
             forgotten = key in refused or sends[key[1]] > limits.SENDS
             silent = word <= RECEIPTS["failed"] and key in outdone
             if word > told.get(key, 0) and not forgotten and not silent:
                 yield about_delivery(self.promise, "receipt-without-effect", handed)
+
+
+def _word(handed: Handed, reported: Mapping[tuple[str, str], list[Published]]) -> int:
+    """The most a gateway reported of one delivery while receipts are taken."""
+    return max(
+        (
+            RECEIPTS[each.message.status]  # type: ignore[union-attr]
+            for each in reported.get((handed.delivery.id, handed.delivery.customer), ())
+            if 0 <= each.stored_ms - handed.stored_ms < limits.SEND_MEMORY_MS
+        ),
+        default=0,
+    )

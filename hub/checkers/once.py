@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+import msgspec
+from msgspec.structs import replace
+
 from hub.checkers.records import (
     FINAL,
     Handed,
@@ -18,6 +21,7 @@ from hub.checkers.records import (
     channels_of,
     name_of,
 )
+from hub.contract.decode import DEVICE_STEP
 from hub.contract.subjects import REPLY_PREFIX
 from hub.contract.types import Receipt
 
@@ -37,6 +41,7 @@ class ExactlyOnce:
             if line.told:
                 found.extend(self._of_line(history, name, line))
         found.extend(self._pairs(history))
+        found.extend(self._devices(history))
         return found
 
     def _of_nobody(self, history: History) -> Iterator[Violation]:
@@ -114,6 +119,29 @@ class ExactlyOnce:
                 yield about_outcomes(self.promise, "outcome-without-delivery", missing)
 
     @staticmethod
+    def _devices(history: History) -> Iterator[Violation]:
+        """A dispatch to several devices: the same to each of them, once, and to no more than the
+        policy says."""
+        firsts = {(each.delivery.id, each.delivery.customer): each for each in history.deliveries}
+        for key, copies in history.copies_of.items():
+            first = firsts.get(key)
+            if first is None:
+                yield about_delivery(ExactlyOnce.promise, "device-without-a-dispatch", copies[0])
+                continue
+            push = history.policy_of(first.delivery).push
+            if len(copies) >= (push.devices if push else 1):
+                yield about_delivery(ExactlyOnce.promise, "too-many-devices", copies[-1])
+            numbers = [each.delivery.attempt // DEVICE_STEP for each in copies]
+            if sorted(numbers) != list(range(1, len(copies) + 1)):
+                yield about_delivery(ExactlyOnce.promise, "wrong-delivery-id", copies[-1])
+            devices = {(each.delivery.account, each.delivery.to) for each in (first, *copies)}
+            if len(devices) <= len(copies):
+                yield about_delivery(ExactlyOnce.promise, "a-device-twice", copies[-1])
+            for each in copies:
+                if _without_device(each) != _without_device(first):
+                    yield about_delivery(ExactlyOnce.promise, "devices-get-different-things", each)
+
+    @staticmethod
     def _said_lost(history: History, key: tuple[str, str]) -> bool:
         """Whether the hub itself said `failed`: a parked body was gone, so nothing was handed out.
 
@@ -128,6 +156,12 @@ class ExactlyOnce:
             and (message.delivery, message.customer) == key
             for each in history.published
         )
+
+
+def _without_device(handed: Handed) -> bytes:
+    """What all devices get."""
+    same = replace(handed.delivery, id="", account="", to="", attempt=0)
+    return msgspec.json.encode(same)
 
 
 def _same(handed: Handed, told: Told) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import Struct
 
 from hub import limits
-from hub.contract.decode import Message, Rejection, content_channels
+from hub.contract.decode import DEVICE_STEP, Message, Rejection, content_channels
 from hub.contract.times import parse_rfc3339, rfc3339, to_ms
 from hub.contract.types import AccountOrder, Delivery, Intent, LiveMessage, Outcome, Receipt
 from hub.policy.document import PolicyDocument, policy_version
@@ -153,6 +154,11 @@ def follows(outcome: Outcome) -> str:
     return FAILED if " failed: " in outcome.reason else WAITED
 
 
+def is_replaced(outcome: Outcome) -> bool:
+    """Whether an account has taken a dispatch back for a newer message: one that had not left."""
+    return outcome.state == "superseded" and outcome.delivery is not None
+
+
 Lives = dict[str, list[list[Told]]]
 """By channel for a combined send, else by "": what was said from a first decision on."""
 
@@ -199,8 +205,12 @@ class History:
     ) -> None:
         self.published = published
         self.outcomes = outcomes
-        self.deliveries = [each for each in deliveries if each.delivery.via is None]
-        """Those decided by conversations: not what one account has handed over to another."""
+        decided = [each for each in deliveries if each.delivery.via is None]
+        self.deliveries = [each for each in decided if not is_copy(each.delivery)]
+        """Those decided by conversations: not what one account has handed over to another. Of a
+        dispatch to several devices the first, which counts for all."""
+        self.copies = [each for each in decided if is_copy(each.delivery)]
+        """The others."""
         self.policies: Mapping[str, PolicyDocument] = {
             policy_version(document): document for document in policies
         }
@@ -260,13 +270,28 @@ class History:
         return found
 
     @cached_property
+    def copies_of(self) -> dict[tuple[str, str], list[Handed]]:
+        """(delivery id, customer) of a dispatch to the deliveries of its further devices."""
+        found: dict[tuple[str, str], list[Handed]] = {}
+        for each in self.copies:
+            found.setdefault((first_id(each.delivery), each.delivery.customer), []).append(each)
+        return found
+
+    @cached_property
     def failures(self) -> dict[tuple[str, str], list[float]]:
-        """(delivery id, customer) to when its gateway said `failed`, by the stream's clock."""
+        """(delivery id, customer) to when its gateway said `failed`, by the stream's clock; of
+        several devices, when it had said so of all."""
         found: dict[tuple[str, str], list[float]] = {}
         for each in self.published:
             receipt = each.message
             if isinstance(receipt, Receipt) and receipt.status == "failed":
                 found.setdefault((receipt.delivery, receipt.customer), []).append(each.stored_ms)
+        for key, copies in self.copies_of.items():
+            keys = [key, *((each.delivery.id, key[1]) for each in copies)]
+            times = [min(found.get(each, [inf])) for each in keys]
+            found.pop(key, None)
+            if max(times) < inf:
+                found[key] = [max(times)]
         return found
 
     @cached_property
@@ -310,6 +335,16 @@ class History:
         if len(self.policies) == 1:
             return self.policy(None)
         return self.policy(self.decided_under.get((delivery.id, delivery.customer)))
+
+
+def is_copy(delivery: Delivery) -> bool:
+    """Whether it is for a further device of a dispatch."""
+    return delivery.attempt > DEVICE_STEP
+
+
+def first_id(delivery: Delivery) -> str:
+    """The id of the dispatch that a delivery for a device belongs to."""
+    return f"{delivery.app}:{delivery.intent}:{delivery.attempt % DEVICE_STEP}"
 
 
 def split_lives(line: Line) -> Lives:

@@ -7,7 +7,15 @@ from math import inf
 
 from hub import limits
 from hub.checkers.caps import Dispatches, dispatches_of, matching, scope_of
-from hub.checkers.records import FAILED, History, Told, Violation, about_outcomes, follows
+from hub.checkers.records import (
+    FAILED,
+    History,
+    Told,
+    Violation,
+    about_outcomes,
+    follows,
+    is_replaced,
+)
 from hub.policy.document import CALENDAR, Cap, Gap, PolicyDocument, duration_ms
 
 
@@ -63,7 +71,8 @@ def _only_failed(rule: Cap | Gap, dispatches: Dispatches, told: Told) -> bool:
         everything[scope] += 1
         delivery = each.handed.delivery
         # Of two decisions in one millisecond the order is known when one leads to the other.
-        cause = (outcome.state == "failed" or follows(outcome) == FAILED) and (
+        failed_now = outcome.state == "failed" or follows(outcome) == FAILED
+        cause = (failed_now or is_replaced(outcome)) and (
             (delivery.app, delivery.intent) == (outcome.app, outcome.intent)
         )
         before = each.failed_ms < now or (each.failed_ms == now and cause)

@@ -72,6 +72,8 @@ _TEXT: Final = msgspec.json.Decoder(str)
 _PACKED: Final = msgspec.msgpack.Decoder()
 
 _DELIVERY = re.compile(r"([a-z0-9-]{1,32}):([!-~]{1,64}):([1-9][0-9]{0,3})\Z")
+DEVICE_STEP: Final = 100
+"""Between the delivery numbers of one attempt on several devices; a route has fewer attempts."""
 _SCOPE = re.compile(r"(all|category:.{1,64}|channel:(wecom|sms|push))\Z")
 _BLANK: Final = b" \t\r\n"
 _OBJECT_OR_ARRAY: Final = (b"{", b"[")
@@ -378,6 +380,12 @@ def split_delivery_id(delivery: str) -> tuple[str, str, int]:
     if match is None:
         raise ValueError("not a delivery id")
     return match[1], match[2], int(match[3])
+
+
+def split_number(number: int) -> tuple[int, int]:
+    """(attempt of the route, device from 0) of a delivery's number: 201 is attempt 1, device 2."""
+    device, attempt = divmod(number, DEVICE_STEP)
+    return attempt, device
 
 
 def content_channels(content: dict[str, Raw], route: list[str]) -> list[str]:

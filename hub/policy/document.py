@@ -92,6 +92,13 @@ class Presence(Blocking, kw_only=True):
     within: str
 
 
+class Push(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How many of a customer's devices get a push, and how long after they were seen last."""
+
+    devices: Annotated[int, Meta(ge=1, le=limits.DEVICES)] = 1
+    seen_within: str | None = None
+
+
 class PolicyDocument(Struct, forbid_unknown_fields=True, kw_only=True):
     """The whole document as written."""
 
@@ -109,6 +116,7 @@ class PolicyDocument(Struct, forbid_unknown_fields=True, kw_only=True):
     replies: list[talks.Reply] | UnsetType = UNSET
     reminders: list[talks.Reminder] | UnsetType = UNSET
     archive: talks.Archive | UnsetType = UNSET
+    push: Push | UnsetType = UNSET
     files: dict[str, list[str]] | UnsetType = UNSET
     """Words files by name, where a policy is carried along without its files. Not in a document
     that has been read: its rules have the words."""
@@ -184,6 +192,8 @@ def _check(document: PolicyDocument) -> None:
     talks.check_all_words(document.words or [])
     if document.archive:
         talks.check_archive(document.archive, "archive")
+    if document.push and document.push.seen_within is not None:
+        duration_ms(document.push.seen_within, "push.seen_within")
 
 
 def _check_name(rule: Named, place: str, names: dict[str, str]) -> None:
@@ -277,6 +287,7 @@ _TABLES: dict[str, type[Struct]] = {
     "replies": talks.Reply,
     "reminders": talks.Reminder,
     "archive": talks.Archive,
+    "push": Push,
     "categories": Category,
     "reserve": Reserve,
 }

@@ -45,6 +45,15 @@ class Policy:
             channel for rule in document.windows or () for channel in rule.channels
         )
         self._archived = _archived(document)
+        push = document.push or doc.Push()
+        self.push_devices = push.devices
+        """How many devices get a push."""
+        self.push_within_ms = (
+            0 if push.seen_within is None else doc.duration_ms(push.seen_within, "push")
+        )
+        """Since when they must have been seen, but for the one seen last; 0: it does not matter."""
+        self.hears_devices = bool(document.push)
+        """Whether a customer's message shows which device is in use."""
         self.send_memory_ms = max(
             [limits.SEND_MEMORY_MS, *(rule.memory_ms for rule in (*self.caps, *self.gaps))]
         )

@@ -13,6 +13,7 @@ from msgspec import Struct
 from hub.contract.subjects import fnv1a_32
 from hub.policy import document as doc
 from hub.policy import talks
+from hub.policy.devices import account_for
 from hub.policy.localtime import (
     DAY_MS,
     UNIX_ORDINAL,
@@ -65,14 +66,10 @@ class Question(Struct, gc=False):
     attempt: int = 1
     combined: bool = False
     trace: str | None = None
+    collapse_key: str | None = None
     channel: str = ""
     words: tuple[Block, ...] = ()
     """The rules of words that its content breaks, found when it arrives: `Words.blocks`."""
-
-    @property
-    def account(self) -> str:
-        """The account to send from; the channel's own, which has its name, when none is given."""
-        return self.sender or self.channel
 
 
 class Rule:
@@ -155,13 +152,14 @@ class Cap(Rule):
         else:
             oldest, following = period(question.zone, self.calendar, instant)
         lets_through, for_all = self.lets_through, self.per == "customer"
+        mine = self._mine(question, state)
         for send in sends:
             if send.at < oldest:
                 return None
             if (
                 lets_through[send.label]
                 and send.status != FAILED
-                and (for_all or self._same(send, question))
+                and (for_all or self._part(send) == mine)
             ):
                 limit -= 1
                 if limit == 0:  # the limit-th most recent: when it leaves the window, one may go
@@ -176,19 +174,28 @@ class Cap(Rule):
             if self.calendar is None
             else period(question.zone, self.calendar, instant)[0]
         )
+        mine = self._mine(question, state)
         return sum(
             send.at >= oldest
             and self.lets_through[send.label]
             and send.status != FAILED
-            and self._same(send, question)
+            and self._part(send) == mine
             for send in state.sends
         )
 
-    def _same(self, send: Send, question: Question) -> bool:
-        """Whether the dispatch is counted together with what is asked for."""
+    def _part(self, send: Send) -> str:
+        """What the dispatch is counted together with."""
+        if self.per == "customer":
+            return ""
+        return send.channel if self.per == "channel" else send.account
+
+    def _mine(self, question: Question, state: ConversationState) -> str:
+        """The same of what is asked for."""
+        if self.per == "customer":
+            return ""
         if self.per == "channel":
-            return send.channel == question.channel
-        return self.per == "customer" or send.account == question.account
+            return question.channel
+        return account_for(state, question.sender, question.channel)
 
 
 class Gap(Rule):
@@ -321,7 +328,8 @@ class Window(Rule):
         self._closed = Block(self.name, "window", self.action, NEVER)
 
     def block(self, question: Question, state: ConversationState, instant: int) -> Block | None:
-        wrote = state.windows.get(window_key(question.channel, question.account))
+        account = account_for(state, question.sender, question.channel)
+        wrote = state.windows.get(window_key(question.channel, account))
         return None if self.open_at(wrote, instant) else self._closed
 
     def open_at(self, wrote: Sequence[int] | None, instant: int) -> bool:

@@ -112,6 +112,39 @@ class Talks(Struct, array_like=True, gc=False):
     and, if any was, how many ms after that the last of them was due."""
 
 
+class Device(Struct, array_like=True, gc=False):
+    """A push address of the customer."""
+
+    address: str
+    """As it was told, with the account that reaches it in front if one was named."""
+    seen: int
+    """When it was told last (Unix ms); 0: before that was remembered."""
+
+
+class Copies(Struct, array_like=True, gc=False):
+    """What became of the deliveries of one dispatch to several devices, by device.
+
+    Its `Send` has what became of the whole.
+    """
+
+    at: int
+    intent: bytes
+    attempt: int
+    accounts: list[str]
+    status: list[int]
+    superseded: bool = False
+    """One of them was taken back because a newer message replaces it."""
+
+
+class Devices(Struct, array_like=True, gc=False):
+    """The customer's devices, and what is not yet known of dispatches to several of them."""
+
+    known: list[Device] = field(default_factory=list)
+    """Seen last first: the first is `to["push"]`."""
+    copies: list[Copies] = field(default_factory=list)
+    """Newest first."""
+
+
 class ConversationState(Struct, array_like=True, gc=False):
     """Everything `decide()` may look at. Packed by position: new fields go to the end."""
 
@@ -136,6 +169,8 @@ class ConversationState(Struct, array_like=True, gc=False):
     """Held and in flight, in the order of acceptance."""
     talks: Talks | None = None
     """None while nothing of it is remembered: most of a hub is idle conversations."""
+    devices: Devices | None = None
+    """None while no push address is known."""
 
     @property
     def windows(self) -> dict[str, list[int]]:

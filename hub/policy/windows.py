@@ -5,6 +5,7 @@ out since. Source: docs/policy.md, "The rules", Window; step 9 of "Deciding an i
 from __future__ import annotations
 
 from hub import limits
+from hub.policy.devices import account_for
 from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, Held, window_key
 
@@ -55,7 +56,7 @@ def _waits(
     if (
         held.in_flight
         or channel not in held.route
-        or (held.account or state.owner or channel) != account
+        or account_for(state, held.account or state.owner, channel) != account
     ):
         return False
     windows = policy.asked(held.app, held.category)[channel].windows

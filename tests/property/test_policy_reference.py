@@ -13,7 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.support.strategies import FOCUSES, Scenario, scenarios
-from tests.support.told import REASONED, line, product_outcomes, reference_outcomes
+from tests.support.told import (
+    REASONED,
+    line,
+    product_handed,
+    product_outcomes,
+    reference_handed,
+    reference_outcomes,
+)
 from tests.support.wallclock import to_ms
 
 IDS = ("intent", "app", "customer", "state")
@@ -49,6 +56,10 @@ REACHED = {
         *("window hold", "window next", "held for good", "dispatched when she wrote"),
         *("held when she wrote", "waits for more than its rules", "cap hold", "presence hold"),
     },
+    "devices": {
+        *("failed", "delivered", "superseded", "several devices", "accounts of devices"),
+        *("dispatched after a failure", "superseded by its account", "cap hold"),
+    },
     "words": {"words drop", "window hold", "held for good", "dispatched after a failure"},
 }
 """What the histories of a focus must have led to, or their agreement would say little."""
@@ -80,6 +91,24 @@ def disagreement(scenario: Scenario, wanted: list[Any], got: list[Any]) -> str:
     ):
         report += [f"{side}:", *(f"  {line(outcome)}" for outcome in outcomes)]
     return "\n".join(report)
+
+
+def other_deliveries(scenario: Scenario, wanted: list[Any]) -> str:
+    """The policy, the events, and what only one side hands over."""
+    got = product_handed(scenario.policy, scenario.events)
+    report = ["other deliveries", json.dumps(scenario.policy)]
+    report += [json.dumps(event) for event in scenario.events]
+    report += [f"reference: {each}" for each in wanted if each not in got]
+    return "\n".join([*report, *(f"product: {each}" for each in got if each not in wanted)])
+
+
+def devices_in(handed: list[Any]) -> set[str]:
+    """Whether several devices got something, and some by an account of their own."""
+    numbers = {int(delivery.rpartition(":")[2]) for _, delivery, _, _ in handed}
+    words = {"several devices"} if any(number > 200 for number in numbers) else set()
+    return words | (
+        {"accounts of devices"} if any(a == "dev-1" for _, _, a, _ in handed) else set()
+    )
 
 
 def comparable_at(outcomes: list[Any], index: int) -> Any:
@@ -129,6 +158,8 @@ def fallbacks_in(outcomes: list[Any]) -> set[str]:
             went[name] = outcome.get("delivery", "")
         elif state == "failed" and outcome.get("rules"):
             words.add("failed with rules")
+        elif state == "superseded" and "delivery" in outcome:
+            words.add("superseded by its account")
         elif state in ("cancelled", "superseded") and name in went:
             words.add(f"{state} after a dispatch")
         elif state == "delivered" and went.get(name, outcome["delivery"]) != outcome["delivery"]:
@@ -153,6 +184,10 @@ def test_product_decides_as_the_reference(focus: str):
         got = product_outcomes(scenario.policy, scenario.events)
         if [comparable(o) for o in wanted] != [comparable(o) for o in got]:
             pytest.fail(disagreement(scenario, wanted, got), pytrace=False)
+        handed = reference_handed(scenario.policy, scenario.events)
+        if handed != product_handed(scenario.policy, scenario.events):
+            pytest.fail(other_deliveries(scenario, handed), pytrace=False)
+        reached.update(devices_in(handed))
         reached.update(led_to(wanted) | when_she_wrote(scenario, wanted))
 
     for _ in range(BATCHES):

@@ -115,6 +115,7 @@ class _Effects:
 
     def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
         self._fetch(delivery, parked)
+        delivery.urgent = self.urgent if parked is None else parked.urgent
         number = account_partition(delivery.account, self._partitions)
         subject = delivery_subject(delivery.channel, number)
         self.deliveries[subject][_encode(delivery)] += 1
@@ -137,7 +138,7 @@ class _Effects:
 
     def park(self, content: bytes, expires: int) -> BodyRef:
         self._bodies.append(content)
-        return BodyRef("", len(self._bodies) - 1)
+        return BodyRef("", len(self._bodies) - 1, len(content), self.urgent)
 
     def count(self, name: str, *labels: str) -> None:
         pass
@@ -163,6 +164,7 @@ class Alone:
                 self._receive(number, event, event.message)
 
     def _receive(self, number: int, event: Event, message: IntakeMessage) -> None:
+        self.effects.urgent = message.lane == "urgent"
         for item in decode(message.lane, message.source, message.payload, message.packed):
             if isinstance(item, Rejection):
                 self._reject(message.source, item, event.at_ms)
@@ -175,6 +177,7 @@ class Alone:
                 if 0 < self._state(item.customer).wake <= event.at_ms:
                     self._step(item.customer, event, None, 0)
                 self._step(item.customer, event, item, message.stored_ms)
+        self.effects.urgent = False
 
     def _step(self, key: str, event: Event, item: Message | None, accepted: int) -> None:
         """One conversation takes a message, or is woken."""

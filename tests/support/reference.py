@@ -14,13 +14,20 @@ from typing import Any
 from tests.support.reference_parts import (
     Answer,
     Block,
+    Copy,
     Customer,
     Dispatch,
     Piece,
+    account_of,
+    counts,
     duration_ms,
     fnv1a_32,
     forbidden_by,
+    latest,
     matches,
+    rank,
+    together,
+    token_of,
 )
 from tests.support.wallclock import (
     DAY_MS,
@@ -36,7 +43,6 @@ from tests.support.wallclock import (
 LOOK_AHEAD_MS = 366 * DAY_MS
 RECEIPTS_FOR_MS = 7 * DAY_MS
 """How long after a dispatch its receipts are awaited, and with them its fallback."""
-RANKS = ("dispatched", "unknown", "sent", "failed", "delivered", "read")
 RULES = (
     *(("cap", "caps"), ("gap", "gaps"), ("quiet", "quiet"), ("presence", "presence")),
     ("window", "windows"),
@@ -105,11 +111,12 @@ class Reference:
             self.say(customer, event["app"], event["id"], "duplicate", self.now)
             return
         customer.seen.add((event["app"], event["id"]))
-        customer.to.update(event.get("to") or {})
+        customer.tell(event.get("to") or {}, self.now)
         customer.zone = event.get("timezone") or customer.zone
         key = event.get("collapse_key")
         if key is not None:  # 8
-            for old in [p for p in customer.held if (p.app, p.collapse_key) == (event["app"], key)]:
+            same = (event["app"], key)
+            for old in [p for p in customer.waiting if (p.app, p.collapse_key) == same]:
                 self.drop(customer, old, "superseded")
         for piece in self.pieces(event, category, route):
             customer.pieces.append(piece)
@@ -145,35 +152,60 @@ class Reference:
 
     def receipt(self, customer: Customer, event: dict[str, Any]) -> None:
         """The provider's word: only ever forwards; `unknown` is noted and not told."""
+        addresses = dict(customer.to)
+        due: list[Piece] = []
         for sent in customer.dispatches:
-            if sent.delivery != event["delivery"]:
-                continue
-            if RANKS.index(event["status"]) > RANKS.index(sent.status):
-                sent.status = event["status"]
-                self.receipt_counts(customer, sent, event)
+            for copy in sent.copies:
+                if copy.delivery != event["delivery"] or rank(event["status"]) <= rank(copy.status):
+                    continue
+                copy.status = event["status"]
+                sent.superseded |= event.get("class") == "superseded"
+                dead = event.get("class") == "dead_address" and "to" in event
+                if dead and sent.channel == "push":
+                    customer.bury(copy, event["to"], to_ms(event.get("dead_since") or event["at"]))
+                status = together([each.status for each in sent.copies])
+                if rank(status) > rank(sent.status):
+                    sent.status = status
+                    due += self.receipt_counts(customer, sent, event)
+        if customer.to != addresses:  # 9
+            due += [piece for piece in customer.held if piece not in due]
+        self.decide_all(customer, due, self.now)
 
-    def receipt_counts(self, customer: Customer, sent: Dispatch, event: dict[str, Any]) -> None:
-        """Fallback: what a word that moves a dispatch forwards does to its intent."""
+    def receipt_counts(
+        self, customer: Customer, sent: Dispatch, event: dict[str, Any]
+    ) -> list[Piece]:
+        """Fallback: what a word that moves a dispatch forwards does to its intent; what is to be
+        decided again."""
         piece, told = sent.piece, {"channel": sent.channel, "delivery": sent.delivery}
-        if sent.status == "unknown":
-            return
+        state = sent.status
+        if state == "unknown":
+            return []
         if sent.arrived:
             piece.phase = "done"
         elif sent is not piece.went[-1] or any(each.arrived for each in piece.went):
-            return
+            return []
+        elif sent.status == "failed" and sent.superseded:
+            piece.phase, state = "done", "superseded"
         elif sent.status == "failed":
             words = [event[key] for key in ("class", "code") if event.get(key)]
             told["reason"] = " ".join(words) or "provider"
             if piece.phase in ("held", "flying"):
                 piece.failure = told["reason"]
-                self.decide(customer, piece, self.now)
-                return
-        self.say(customer, sent.app, sent.intent, sent.status, self.now, **told)
+                return [piece]
+        self.say(customer, sent.app, sent.intent, state, self.now, **told)
+        return []
 
     def inbound(self, customer: Customer, event: dict[str, Any]) -> None:
         """The customer writes; 9. decide again what waits for a window that this opens."""
         there = (event["channel"], event["account"])
+        before = dict(customer.to)
+        if "sender" in event:
+            if event["channel"] == "push" and ("push" in self.policy or "push" not in customer.to):
+                customer.tell({"push": event["sender"]}, self.now)
+            customer.to.setdefault(event["channel"], event["sender"])
         waiting = [piece for piece in customer.held if self.waits_for(customer, piece, *there)]
+        if customer.to != before:
+            waiting = list(customer.held)
         customer.inbound = self.now
         customer.opened[there] = (self.now, len(customer.dispatches))
         self.decide_all(customer, waiting, self.now)
@@ -204,8 +236,12 @@ class Reference:
             customer.dnd.pop(event["scope"], None)
         elif event["op"] == "profile.set":
             customer.zone = event.get("timezone") or customer.zone
-            customer.to.update(event.get("to") or {})
+            customer.tell(event.get("to") or {}, self.now)
             customer.owner = event.get("owner") or customer.owner
+        elif event["op"] == "device.forget":
+            gone = event["to"]
+            left = [each for each in customer.devices if gone not in (each[0], token_of(each[0]))]
+            customer.keep(left)
         elif event["op"] == "takeover":
             customer.takeover = (event["agent"], until)
         elif event["op"] == "release":
@@ -218,6 +254,7 @@ class Reference:
             for piece in customer.waiting:
                 self.drop(customer, piece, "cancelled")
             customer.to, customer.zone, customer.owner = {}, None, None
+            customer.devices = []
             customer.inbound, customer.takeover = None, None
             customer.opened = {}
         if self.what_matters(customer) != before:
@@ -247,7 +284,8 @@ class Reference:
             ),
         )
         for piece in in_order:
-            if piece.phase == "flying" and not self.falls_back_at(piece):
+            waits = piece.phase == "flying" and piece.failure is None
+            if waits and not self.falls_back_at(piece):
                 piece.phase = "done"
             else:
                 self.decide(customer, piece, t)
@@ -309,12 +347,31 @@ class Reference:
         sent = Dispatch(
             delivery, t, piece.app, piece.id, piece.category, answer.channel, account, piece
         )
+        sent.copies = self.copies(customer, piece, answer.channel, t)
         self.say_piece(customer, piece, "dispatched", t, answer, delivery=delivery)
         customer.dispatches.append(sent)
         piece.went.append(sent)
         piece.failure = None
         piece.phase = "flying" if piece.left else "done"
         piece.wake = self.falls_back_at(piece) or min(piece.expires, t + RECEIPTS_FOR_MS)
+
+    def copies(self, customer: Customer, piece: Piece, channel: str, t: int) -> list[Copy]:
+        """One for the address, or for every device that is to have it."""
+        addresses, push = [customer.to[channel]], self.policy.get("push", {})
+        if channel == "push":
+            within = duration_ms(push["seen_within"]) if "seen_within" in push else t
+            behind = [address for address, seen in customer.devices[1:] if t - seen <= within]
+            addresses += behind[: push.get("devices", 1) - 1]
+        found: list[Copy] = []
+        for address in addresses:
+            account = piece.account or customer.owner or channel
+            token = address
+            if channel == "push":
+                account, token = account_of(address) or account, token_of(address)
+            if (account, token) not in [(each.account, each.token) for each in found]:
+                number = piece.attempt + len(piece.went) + 100 * len(found)
+                found.append(Copy(f"{piece.app}:{piece.id}:{number}", account, token))
+        return found
 
     def look_ahead(
         self, customer: Customer, piece: Piece, t: int, ready: int | None
@@ -473,7 +530,8 @@ class Reference:
 
     @staticmethod
     def account(customer: Customer, piece: Piece, channel: str) -> str:
-        return piece.account or customer.owner or channel
+        named = account_of(customer.to.get("push", "")) if channel == "push" else ""
+        return named or piece.account or customer.owner or channel
 
     # ---- outcomes ------------------------------------------------------------------------------
 
@@ -518,17 +576,6 @@ class Reference:
 
 
 # ---- words and numbers -------------------------------------------------------------------------
-
-
-def latest(blocks: list[Block]) -> int | None:
-    """The latest ready time, or None when one of them is never ready."""
-    ready = [block.ready for block in blocks]
-    return None if None in ready else max(ready)
-
-
-def counts(rule: dict[str, Any], sent: Dispatch) -> bool:
-    """Whether a dispatch counts for a cap or gap: it matches, and was not taken back."""
-    return matches(rule, sent.category, sent.channel, sent.app) and sent.status != "failed"
 
 
 def say_block(block: Block) -> dict[str, Any]:

@@ -5,12 +5,16 @@ Like `tests/support/reference.py` it shares no code with the product.
 
 from __future__ import annotations
 
+import string
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tests.support.wallclock import DAY_MS
 
+RANKS = ("dispatched", "unknown", "sent", "failed", "delivered", "read")
+DEVICES = 10
+"""Remembered of one customer."""
 UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
 
 
@@ -33,6 +37,16 @@ class Answer(NamedTuple):
 
 
 @dataclass
+class Copy:
+    """What one device gets of a dispatch; on other channels there is one copy."""
+
+    delivery: str
+    account: str
+    token: str
+    status: str = "dispatched"
+
+
+@dataclass
 class Dispatch:
     delivery: str
     at: int
@@ -43,6 +57,10 @@ class Dispatch:
     account: str
     piece: Piece
     status: str = "dispatched"
+    """What is known of it as a whole."""
+    copies: list[Copy] = field(default_factory=list)
+    superseded: bool = False
+    """Its account has taken a copy back for a newer message."""
 
     @property
     def arrived(self) -> bool:
@@ -93,6 +111,8 @@ class Customer:
     zone: str | None = None
     owner: str | None = None
     to: dict[str, str] = field(default_factory=dict)
+    devices: list[tuple[str, int]] = field(default_factory=list)
+    """Push addresses and when they were seen, the last one first: that is the one in `to`."""
     dnd: dict[str, int | None] = field(default_factory=dict)
     takeover: tuple[str, int | None] | None = None
     inbound: int | None = None
@@ -107,6 +127,28 @@ class Customer:
     def held(self) -> list[Piece]:
         return [piece for piece in self.pieces if piece.phase == "held"]
 
+    def tell(self, to: dict[str, str], at: int) -> None:
+        """Somebody says how she is reached."""
+        self.to.update(to)
+        if "push" in to:
+            others = [each for each in self.devices if each[0] != to["push"]]
+            self.keep([(to["push"], at), *others])
+
+    def keep(self, devices: list[tuple[str, int]]) -> None:
+        self.devices = devices[:DEVICES]
+        self.to.pop("push", None)
+        if devices:
+            self.to["push"] = devices[0][0]
+
+    def bury(self, copy: Copy, token: str, since: int) -> None:
+        """A device's address is dead: it is forgotten, if it was not seen after that."""
+        left = []
+        for address, seen in self.devices:
+            same = token_of(address) == token and account_of(address) in ("", copy.account)
+            if not same or seen > since:
+                left.append((address, seen))
+        self.keep(left)
+
     @property
     def waiting(self) -> list[Piece]:
         return [piece for piece in self.pieces if piece.phase in ("held", "flying")]
@@ -118,6 +160,19 @@ def matches(rule: dict[str, Any], category: str, channel: str, app: str) -> bool
         and channel in rule.get("channels", [channel])
         and app in rule.get("apps", [app])
     )
+
+
+def account_of(address: str) -> str:
+    """The account a push address begins with, or ""."""
+    account, slash, token = address.partition("/")
+    letters = string.ascii_letters + string.digits + "_-"
+    good = slash and token and 1 <= len(account) <= 64 and all(each in letters for each in account)
+    return account if good else ""
+
+
+def token_of(address: str) -> str:
+    account = account_of(address)
+    return address[len(account) + 1 :] if account else address
 
 
 def duration_ms(text: str) -> int:
@@ -192,3 +247,26 @@ def strings(value: Any) -> list[str]:
             if not (bookkeeping and isinstance(each, str)):
                 found += strings(each)
     return found
+
+
+def latest(blocks: list[Block]) -> int | None:
+    """The latest ready time, or None when one of them is never ready."""
+    ready = [block.ready for block in blocks]
+    return None if None in ready else max(ready)
+
+
+def counts(rule: dict[str, Any], sent: Dispatch) -> bool:
+    """Whether a dispatch counts for a cap or gap: it matches, and was not taken back."""
+    return matches(rule, sent.category, sent.channel, sent.app) and sent.status != "failed"
+
+
+def rank(status: str) -> int:
+    return RANKS.index(status)
+
+
+def together(words: list[str]) -> str:
+    """What the words of all its copies say of a dispatch: the best, and that it has failed only if
+    all have."""
+    if set(words) == {"failed"}:
+        return "failed"
+    return max((word for word in words if word != "failed"), key=rank)

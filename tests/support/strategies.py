@@ -10,7 +10,7 @@ a receipt does not come 7 days or more after its dispatch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
 from random import Random
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from tests.support.reference import Reference, duration_ms
+from tests.support.reference_parts import Dispatch
 from tests.support.wallclock import (
     DAY_MS,
     WEEKDAYS,
@@ -78,6 +79,7 @@ class Focus(NamedTuple):
     presence: int = 0
     windows: int = 0
     words: int = 0
+    devices: bool = False
     length: int = 16
 
 
@@ -97,6 +99,12 @@ FOCUSES = {
         {"intent": 8, "inbound": 5, "command": 2, "receipt": 1, "fail": 1, "owner": 1},
         *(1, 0, 1, 1),
         windows=3,
+        length=30,
+    ),
+    "devices": Focus(
+        {"intent": 8, "receipt": 6, "fail": 4, "command": 2, "inbound": 1, "sign_out": 2},
+        *(2, 1, 1, 1),
+        devices=True,
         length=30,
     ),
     "words": Focus({"intent": 6, "inbound": 1, "fail": 2}, quiet=1, windows=1, words=4),
@@ -176,6 +184,11 @@ def policies(draw: Draw, focus: Focus, turn: Turn) -> dict[str, Any]:
         policy[section] = [
             made | {"name": f"{section}-{index}"} for index, made in enumerate(drawn)
         ]
+    if focus.devices:
+        policy |= {"push": draw(_PUSHES)} if draw(st.integers(0, 5)) else {}
+        for category in policy["categories"].values():
+            if "push" not in category["route"]:
+                category["route"].insert(draw(st.integers(0, 1)), "push")
     return policy
 
 
@@ -260,6 +273,14 @@ def quiets(turn: Turn) -> st.SearchStrategy[dict[str, Any]]:
 
 
 _CATEGORY_POOL = pool(_categories)
+
+
+def _push(rng: Random) -> dict[str, Any]:
+    made = {"devices": rng.choice([1, 2, 3, 3, 10])}
+    return made | {"seen_within": rng.choice(["1ms", "2h", "3d"])} if rng.random() < 0.3 else made
+
+
+_PUSHES = pool(_push, 40)
 _CAPS, _GAPS, _PRESENCES = pool(_cap), pool(_gap), pool(_presence)
 _WINDOWS, _WORD_LISTS = pool(_window), pool(_word_list)
 
@@ -332,6 +353,12 @@ _CANCEL = {"type": "command", "id": "k", "op": "cancel"}
 _OWNERS = st.sampled_from(["ann", "bob"])
 _PLACES = st.sampled_from([(c, account) for c in CHANNELS for account in (c, c, "ann", "bob")])
 _WORDS = st.sampled_from([{}, {"class": "dead_address", "code": "81013"}, {"class": "expired"}])
+_WORDS_OF_DEVICES = st.sampled_from(
+    [{"class": "dead_address"}, {"class": "dead_address"}, {"class": "superseded"}, {}]
+)
+_ADDRESSES = st.sampled_from(
+    ["x", "y", "dev-1/x", "dev-1/z", "dev_2/x", "https://push.example/x", "/x", "ann/"]
+)
 _STATUSES = ["failed"] * 4 + ["delivered", "delivered", "sent", "read", "unknown"]
 
 # ---- histories ---------------------------------------------------------------------------------
@@ -385,6 +412,7 @@ class History:
             "receipt": self.receipt,
             "inbound": self.inbound,
             "fail": self.fail,
+            "sign_out": self.sign_out,
             "command": self.command,
             "cancel": lambda key: self.command(key, st.just(_CANCEL)),
             "zone": lambda key: self.profile(key, "timezone", self.zone()),
@@ -468,6 +496,8 @@ class History:
         self.ids.setdefault((customer, app, name), self.now)
         event["id"] = name
         self.fill(event)
+        if self.focus.devices:
+            event["to"] = event.get("to", {"sms": "x"}) | {"push": self.draw(_ADDRESSES)}
         return event
 
     def fill(self, event: dict[str, Any]) -> None:
@@ -485,14 +515,33 @@ class History:
         if sent and self.draw(st.integers(0, 9)):
             several = [d for d in sent if d.piece.phase != "done" or len(d.piece.went) > 1]
             sent = several if several and self.draw(st.integers(0, 3)) else sent
-            delivery = self.draw(st.sampled_from(sent)).delivery
-        else:
-            delivery = self.draw(st.sampled_from(["shop:i0:1", "shop:i0:2", "bot:i1:1"]))
-            known_ids = {d.delivery for d in known.dispatches} if known else set()
-            delivery = "shop:nothing:1" if delivery in known_ids else delivery
+            return self.word_of(customer, self.draw(st.sampled_from(sent)))
+        delivery = self.draw(st.sampled_from(["shop:i0:1", "shop:i0:2", "bot:i1:1"]))
+        known_ids = {d.delivery for d in known.dispatches} if known else set()
+        delivery = "shop:nothing:1" if delivery in known_ids else delivery
         status = self.draw(st.sampled_from(_STATUSES))
         event = {"type": "receipt", "customer": customer, "delivery": delivery, "status": status}
         return event | self.draw(_WORDS) if status == "failed" else event
+
+    def word_of(
+        self, customer: str, sent: Dispatch, statuses: Sequence[str] = tuple(_STATUSES)
+    ) -> dict[str, Any]:
+        """What is said of one device of a dispatch; now and then of one that did not get it."""
+        copy = self.draw(st.sampled_from(sent.copies))
+        status = self.draw(st.sampled_from(statuses))
+        event = {"type": "receipt", "customer": customer, "delivery": copy.delivery}
+        event["status"] = status
+        if not self.focus.devices:
+            return event | self.draw(_WORDS) if status == "failed" else event
+        if not self.draw(st.integers(0, 15)):
+            event["delivery"] = f"{sent.app}:{sent.intent}:{self.draw(st.sampled_from([101, 301]))}"
+        if status == "failed":
+            event |= self.draw(_WORDS_OF_DEVICES)
+        if event.get("class") == "dead_address":
+            event["to"] = copy.token
+            if self.draw(st.integers(0, 2)) == 0:
+                event["dead_since"] = self.say(self.draw(st.sampled_from([sent.at, self.now - 1])))
+        return event
 
     def fail(self, customer: str) -> dict[str, Any]:
         """The newest dispatch of what is in flight fails, or of what waits after one."""
@@ -502,13 +551,13 @@ class History:
         recent = [sent for sent in went if self.now - sent.at < MEMORY_MS]
         if not recent:
             return self.receipt(customer)
-        delivery = self.draw(st.sampled_from(recent)).delivery
-        event = {"type": "receipt", "customer": customer, "delivery": delivery}
-        return event | {"status": "failed"} | self.draw(_WORDS)
+        return self.word_of(customer, self.draw(st.sampled_from(recent)), ["failed"])
 
     def inbound(self, customer: str) -> dict[str, Any]:
         channel, account = self.draw(_PLACES)
         event = {"type": "inbound", "id": "m", "channel": channel, "account": account}
+        if self.focus.devices and channel == "push":
+            event["sender"] = self.draw(_ADDRESSES)
         return event | {"customer": customer, "content": {"text": "hi"}}
 
     def command(
@@ -524,6 +573,14 @@ class History:
             event["app"], event["intent"] = self.draw(st.sampled_from(held * 5 + used))
         self.fill(event)
         return event
+
+    def sign_out(self, customer: str) -> dict[str, Any]:
+        """She signs out on a device."""
+        known = self.hub.customers.get(customer)
+        mine = [address for address, _ in known.devices] if known else []
+        to = self.draw(st.sampled_from(mine)) if mine else self.draw(_ADDRESSES)
+        event = {"type": "command", "customer": customer, "id": "k", "op": "device.forget"}
+        return event | {"app": "shop", "to": to}
 
     def profile(self, customer: str, field: str, value: str) -> dict[str, Any]:
         event = {"type": "command", "customer": customer, "id": "k", "op": "profile.set"}

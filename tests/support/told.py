@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from actors.conversation import BodyRef
+from hub.contract.types import Delivery
 from hub.policy.document import convert_policy
+from hub.service.simulate import _read_line, _Simulation
 from hub.service.simulate import simulate as simulate_product
+from tests.support.reference import Reference
 from tests.support.reference import simulate as simulate_reference
 
 Told = Callable[..., list[str]]
@@ -142,6 +146,50 @@ def reference_outcomes(policy: dict[str, Any], events: list[dict[str, Any]]) -> 
 def product_outcomes(policy: dict[str, Any], events: list[dict[str, Any]]) -> list[Any]:
     lines = [json.dumps(event).encode() for event in events]
     return [json.loads(out) for out in simulate_product(convert_policy(policy), lines)]
+
+
+def reference_handed(policy: dict[str, Any], events: list[dict[str, Any]]) -> list[Any]:
+    """(delivery, account, address) of everything handed over, customer by customer."""
+    hub = Reference(policy)
+    for event in events:
+        hub.arrive(event)
+    hub.run_wakes(None)
+    return sorted(
+        (key, each.delivery, each.account, each.token)
+        for key, customer in hub.customers.items()
+        for sent in customer.dispatches
+        for each in sent.copies
+    )
+
+
+class _Handing(_Simulation):
+    """Keeps what is handed over, too."""
+
+    def __init__(self, policy: dict[str, Any]) -> None:
+        super().__init__(convert_policy(policy))
+        self.handed: list[Delivery] = []
+
+    def deliver(self, delivery: Delivery, parked: BodyRef | None) -> None:
+        self.handed.append(delivery)
+
+
+def product_deliveries(policy: dict[str, Any], events: list[dict[str, Any]]) -> list[Delivery]:
+    """In the order decided."""
+    simulation = _Handing(policy)
+    for event in events:
+        _, at, fields = _read_line(json.dumps(event).encode(), 1)
+        simulation.run_wakes(at)
+        simulation.receive(event["type"], fields, at)
+    simulation.run_wakes(None)
+    return simulation.handed
+
+
+def product_handed(policy: dict[str, Any], events: list[dict[str, Any]]) -> list[Any]:
+    """As `reference_handed`."""
+    return sorted(
+        (each.customer, each.id, each.account, each.to)
+        for each in product_deliveries(policy, events)
+    )
 
 
 Side = Callable[[dict[str, Any], list[dict[str, Any]]], list[Any]]

@@ -377,11 +377,20 @@ def test_what_stops_a_held_fallback_is_told_after_a_failure_only(told: Told, sta
 
 
 @by_both
-def test_a_collapse_key_leaves_what_is_in_flight_alone(told: Told):
+def test_a_collapse_key_ends_what_is_in_flight_and_its_dispatch_s_word_stands(told: Told):
+    start = [wide("11-21 08:00", "a", collapse_key="k"), wide("11-21 08:01", "b", collapse_key="k")]
+    for word in ("failed", "delivered"):
+        said = told("", *start, receipt("11-21 08:02", "a", word))
+        assert said[2:] == [f"11-21 08:02 a {word} wecom"]
+    assert [line.split()[2] for line in told("", *start, head=TIMED)[2:]] == ["b", "b"]
+
+
+@by_both
+def test_a_collapse_key_of_another_app_ends_nothing(told: Told):
     assert told(
         "",
         wide("11-21 08:00", "a", collapse_key="k"),
-        wide("11-21 08:01", "b", collapse_key="k"),
+        wide("11-21 08:01", "b", collapse_key="k", app="bot"),
         receipt("11-21 08:02", "a", "failed"),
     )[2:] == ["11-21 08:02 a dispatched push as shop:a:2 (wecom failed: provider)"]
 
