@@ -450,12 +450,14 @@ def test_a_request_is_bounded() -> None:
     for problem, call in (
         ("more than 200", lambda: opened("receipt", [RECEIPT] * 201)),
         ("content", lambda: opened("inbound", INBOUND | {"content": "x" * CONTENT_BYTES})),
-        ("nested", lambda: opened("inbound", deep)),
+        ("content", lambda: opened("inbound", INBOUND | {"content": {"a": [1e15] * 2_000}})),
+        ("too deep", lambda: opened("inbound", INBOUND | {"content": {"a": 10**400}})),
+        ("too deep", lambda: opened("inbound", deep)),
         ("bytes", lambda: bundle_of("w", b" " * (BODY_BYTES + 1), NOW_MS)),
     ):
         with pytest.raises(Refused, match=problem) as raised:
             call()
-        assert raised.value.status == (400 if problem == "nested" else 413)
+        assert raised.value.status == (400 if problem == "too deep" else 413)
     assert opened("batch", []).receipts == ()
 
 

@@ -17,6 +17,7 @@ A request is stored whole or refused whole. `data` may be a list in every type.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
@@ -72,6 +73,7 @@ _RECEIPT = msgspec.json.Decoder(_Receipt)
 _INBOUND = msgspec.json.Decoder(_Inbound)
 _CONTENT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(str | dict[str, Any])
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError, OverflowError)
+_DOUBLE = int(sys.float_info.max)
 _SPACE = re.compile(rb"[ \t\r\n]*")
 
 
@@ -139,12 +141,13 @@ def _inbound(data: Raw, place: str, now_ms: int) -> ProviderInbound:
     try:
         said = _INBOUND.decode(data)
         content = _CONTENT.decode(said.content)
+        size = len(msgspec.json.encode(content))  # as it goes on: 1e9 is 1000000000.0 then
     except _UNREADABLE as error:
         raise _malformed(place, error) from None
-    if len(memoryview(said.content)) > CONTENT_BYTES:
+    if size > CONTENT_BYTES:
         raise Refused(f"{place}.content: more than {CONTENT_BYTES} bytes", status=413)
-    if not _shallow(content, limits.NESTING - 2):
-        raise Refused(f"{place}.content: nested too deeply", status=400)
+    if not _fits(content, limits.NESTING - 2):
+        raise Refused(f"{place}.content: too deep, or a number no double holds", status=400)
     return ProviderInbound(
         id=said.id,
         sender=said.sender,
@@ -163,12 +166,13 @@ def _time(text: str, place: str, now_ms: int) -> int:
         raise Refused(f"{place}.at: not RFC 3339 with an offset", status=400) from None
 
 
-def _shallow(value: Any, depth: int) -> bool:
+def _fits(value: Any, depth: int) -> bool:
+    """Whether the contract takes it: what it refused later would be lost, and was confirmed."""
     if isinstance(value, dict):
-        return depth > 0 and all(_shallow(one, depth - 1) for one in value.values())
+        return depth > 0 and all(_fits(one, depth - 1) for one in value.values())
     if isinstance(value, list):
-        return depth > 0 and all(_shallow(one, depth - 1) for one in value)
-    return True
+        return depth > 0 and all(_fits(one, depth - 1) for one in value)
+    return not isinstance(value, int) or abs(value) <= _DOUBLE
 
 
 def _malformed(place: str, error: Exception) -> Refused:
