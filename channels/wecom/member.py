@@ -61,7 +61,7 @@ from channels.wecom.member_orders import (
 from channels.wecom.member_tasks import Driver
 from channels.wecom.member_work import MassWork, MomentWork, TransferWork
 from channels.wecom.moments import moment_of
-from channels.wecom.tasks import BODY_BYTES, names_of
+from channels.wecom.tasks import BODY_BYTES, key_of, names_of
 from hub.clock import Clock
 from hub.contract.times import parse_rfc3339
 from hub.contract.types import Delivery
@@ -162,7 +162,9 @@ class MemberProvider:
                 raise _unsendable("a welcome message is for a customer, not for a group")
             return Prepared(recipient, 0, (_welcome(content, self._config.content),))
         body = _mass(bytes(delivery.content), self._config.content)
-        job = Job("group" if group else "single", body, to, True)
+        key = key_of(delivery.app, delivery.customer, delivery.collapse_key)
+        at_ms = parse_rfc3339(delivery.at) if key else 0
+        job = Job("group" if group else "single", body, to, True, key, at_ms)
         return Prepared(recipient, 1, (job,))
 
     def _ordered(

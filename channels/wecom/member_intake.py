@@ -15,10 +15,13 @@ import structlog
 from msgspec import Struct
 
 from channels.provider import Answer, Bundle, Events, Submission
+from channels.wecom.task_results import COLLAPSED, Settled
 from channels.wecom.tasks import (
+    CALLING,
     COLLECTS,
     NOTES_KEPT,
     PART,
+    TASK_CUSTOMERS,
     Entry,
     Head,
     Task,
@@ -35,13 +38,14 @@ WINDOW: Final = 400
 """Deliveries that may be unanswered: two parts, so that a mass message of 100,000 is taken over in
 seconds, and of ten members who are given one at a time none holds up the turn of the others' host
 for long (with 2,000 each a turn took up to a second, and welcome messages waited for it)."""
-KEEP_BYTES: Final = 160 * 1024
-"""Of the notes of one bundle: with one more task's content it stays below a bundle's bound."""
+KEEP_BYTES: Final = 128 * 1024
+"""Of the notes of one bundle: with one more delivery, its task's content and that of the task of
+the delivery it replaces, it stays below a bundle's bound."""
 KEEP_TASKS: Final = 64
 """Tasks that one bundle touches, each with two notes or more."""
-ENTRY_BYTES: Final = 80
-"""One customer in a note, at most: userid, name, and what is around them."""
-HEAD_BYTES: Final = 256
+ENTRY_BYTES: Final = 104
+"""One customer in a note, at most: userid, name, key, time, and what is around them."""
+HEAD_BYTES: Final = 256 + TASK_CUSTOMERS // 8
 """A head without content, at most."""
 FULL_MS: Final = 60_000
 """A delivery that finds no room among the notes comes again after this."""
@@ -50,6 +54,9 @@ LAST_STORE_S: Final = 1.0
 nothing, since the host makes no turn meanwhile. The next owner knows what was stored."""
 STORE_AGAIN_S: Final = 1.0
 """Between two tries to have something stored."""
+
+_LATE: Final = Answer("failed", failure="superseded", code=COLLAPSED)
+"""To a delivery that is older than the last of its key."""
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +70,10 @@ class Job(Struct, frozen=True):
     to: str
     collects: bool = False
     """Whether others of the same content are waited for."""
+    key: bytes = b""
+    """`key_of` the delivery."""
+    at_ms: int = 0
+    """When it was decided, if it has a key."""
 
     def __repr__(self) -> str:
         return f"Job({self.kind!r})"
@@ -73,6 +84,12 @@ class Shelf:
 
     def __init__(self, events: Events, account: str) -> None:
         self.tasks: dict[str, Task] = {}
+        self.newest: dict[bytes, tuple[Task, int]] = {}
+        """By key the delivery that a newer one would replace: its task and number. One that is
+        superseded or told is not here."""
+        self.changing = asyncio.Lock()
+        """Held while something about tasks is stored and until memory says the same: what is stored
+        first is then older, and nobody changes what is just being told."""
         self.events = events
         self.account = account
         self.news = asyncio.Event()
@@ -98,6 +115,22 @@ class Shelf:
             self.count("not_stored")
             await asyncio.sleep(STORE_AGAIN_S)
 
+    async def note(self, task: Task) -> None:
+        """Store the head of a task as it is now."""
+        async with self.changing:
+            await self.store(Bundle(notes=head_note(task)))
+
+    def take_off(self, task: Task, settled: Settled) -> None:
+        """What was told is stored."""
+        for index, entry in enumerate(task.parts[settled.part]):
+            told = settled.left is None or settled.left[index].told
+            if told and self.newest.get(entry.key) == (task, settled.part * PART + index):
+                del self.newest[entry.key]
+        if settled.left is None:
+            del task.parts[settled.part]
+        else:
+            task.parts[settled.part] = settled.left
+
     def count(self, what: str) -> None:
         """Add one to what is counted of the account."""
         self.events.counted("tact_provider_total", self.account, what)
@@ -115,7 +148,49 @@ class Shelf:
             for part, entries in task.parts.items():
                 for index, entry in enumerate(entries):
                     known[entry.name] = provider_id(task.head.id, part * PART + index)
+            for number, entry in task.untold():
+                if entry.key and not task.is_superseded(number):
+                    self.newest[entry.key] = task, number
         return known
+
+
+class _Batch:
+    """What one bundle stores: tasks that changed, with their changed parts."""
+
+    def __init__(self) -> None:
+        self.touched: dict[str, tuple[Task, set[int]]] = {}
+        self.used = 0
+        """Bytes, at most."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more."""
+        return self.used >= KEEP_BYTES or len(self.touched) >= KEEP_TASKS
+
+    def touch(self, task: Task) -> set[int]:
+        """The head of a task has changed. Returns which of its parts have."""
+        if task.head.id not in self.touched:
+            self.touched[task.head.id] = (task, set())
+            self.used += HEAD_BYTES + len(task.head.body)
+        return self.touched[task.head.id][1]
+
+    def add(self, task: Task, number: int) -> None:
+        """A task has one more."""
+        parts = self.touch(task)
+        if number // PART not in parts:
+            parts.add(number // PART)
+            self.used += ENTRY_BYTES * (number % PART)
+        self.used += ENTRY_BYTES
+
+    @property
+    def notes(self) -> dict[str, bytes | None]:
+        """All of it."""
+        notes: dict[str, bytes | None] = {}
+        for task, parts in self.touched.values():
+            notes |= head_note(task)
+            for part in sorted(parts):
+                notes |= part_note(task, part)
+        return notes
 
 
 class Intake:
@@ -199,31 +274,34 @@ class Intake:
                 self._news.clear()
                 await self._news.wait()
             await asyncio.sleep(0)  # what comes in the same moment is kept together
-            touched = self._place()
-            notes: dict[str, bytes | None] = {}
-            for task, parts in touched.values():
-                notes |= head_note(task)
-                for part in sorted(parts):
-                    notes |= part_note(task, part)
-            if notes:
-                await self._shelf.store(Bundle(notes=notes))
-            for task, _ in touched.values():
+            async with self._shelf.changing:
+                batch = self._place()
+                if batch.touched:
+                    await self._shelf.store(Bundle(notes=batch.notes))
+            now = self._clock.now_ms()
+            for task, _ in batch.touched.values():
                 task.unstored = False
+                if task.is_void and task.head.state != CALLING:
+                    task.look_ms = min(task.look_ms, now)
             placed, self._placed = self._placed, []
             for delivery, own in placed:
                 self._taken(delivery, own)
             self._shelf.news.set()
 
-    def _place(self) -> dict[str, tuple[Task, set[int]]]:
-        """Put what was submitted into tasks, as much as one bundle holds. Returns those that
-        changed, with their changed parts."""
-        touched: dict[str, tuple[Task, set[int]]] = {}
-        used, room = 0, NOTES_KEPT - self._shelf.notes
+    def _place(self) -> _Batch:
+        """Put what was submitted into tasks, as much as one bundle holds."""
+        batch = _Batch()
+        room = NOTES_KEPT - self._shelf.notes
         self._groups = {key: task for key, task in self._groups.items() if task.collecting}
-        while self._submitted and used < KEEP_BYTES and len(touched) < KEEP_TASKS:
+        while self._submitted and not batch.full:
             submission = self._submitted.popleft()
             job: Job = submission.prepared.parts[0]
-            task, end_ms = self._task_for(job, submission.expires_ms)
+            entry = Entry(job.to, name_of(submission.delivery), key=job.key, at_ms=job.at_ms)
+            older = self._before(entry)
+            if older is not None and older[0].entry(older[1]).at_ms > entry.at_ms:
+                self._answer(submission.delivery, _LATE)  # the newer one was urgent
+                continue
+            task, end_ms = self._task_for(job, submission.expires_ms, older)
             new = task.head.id not in self._shelf.tasks
             needs = new + (task.head.count % PART == 0)
             if needs > room:
@@ -235,31 +313,39 @@ class Intake:
                 self._shelf.tasks[task.head.id] = task
             if new and job.collects:
                 self._groups[group_of(job.kind, job.body, end_ms)] = task
-            if task.head.id not in touched:
-                touched[task.head.id] = (task, set())
-                used += HEAD_BYTES + len(task.head.body)
-            number = task.add(Entry(job.to, name_of(submission.delivery)))
+            number = task.add(entry)
             task.head.end_ms = min(task.head.end_ms, end_ms)
-            parts = touched[task.head.id][1]
-            if number // PART not in parts:
-                parts.add(number // PART)
-                used += ENTRY_BYTES * (number % PART)
-            used += ENTRY_BYTES
+            batch.add(task, number)
+            if older is not None:
+                older[0].supersede(older[1])
+                batch.touch(older[0])
+                self._shelf.count("superseded")
+            if entry.key:
+                self._shelf.newest[entry.key] = task, number
             self._placed.append((submission.delivery, provider_id(task.head.id, number)))
             if not task.room(""):
                 task.head.due_ms = task.look_ms = self._clock.now_ms()  # full: nothing to wait for
                 task.close()
-        return touched
+        return batch
 
-    def _task_for(self, job: Job, expires_ms: int) -> tuple[Task, int]:
+    def _before(self, entry: Entry) -> tuple[Task, int] | None:
+        """The task and number of the last delivery of its key, if that is not itself."""
+        last = self._shelf.newest.get(entry.key)
+        return last if last and last[0].entry(last[1]).name != entry.name else None
+
+    def _task_for(
+        self, job: Job, expires_ms: int, older: tuple[Task, int] | None
+    ) -> tuple[Task, int]:
         """The task that takes it, maybe a new one, and when it is given up."""
         now = self._clock.now_ms()
         end_ms = now + self._give_up_ms
         if expires_ms:
             end_ms = min(end_ms, expires_ms)
         task = self._groups.get(group_of(job.kind, job.body, end_ms)) if job.collects else None
-        if task is not None and task.room(job.to):
-            return task, end_ms
+        if task is not None:
+            instead = older is not None and older[0] is task and task.entry(older[1]).to == job.to
+            if task.room(job.to, instead=instead):
+                return task, end_ms
         due_ms = now + (self._collect_ms if job.collects else 0)
         id = f"{now:x}{self._token()}"
         head = Head(id, job.kind, COLLECTS, now, due_ms, end_ms, job.body)  # type: ignore[arg-type]

@@ -17,11 +17,11 @@ from typing import Final
 import structlog
 
 from channels.http import NotSent, Unanswered
-from channels.provider import Bundle, ProviderCommand, ProviderInbound
+from channels.provider import ProviderCommand, ProviderInbound
 from channels.wecom.errors import WecomError, answer_of
 from channels.wecom.member_intake import Shelf
 from channels.wecom.member_work import Work
-from channels.wecom.task_results import Result, settle
+from channels.wecom.task_results import COLLAPSED, Result, settle
 from channels.wecom.tasks import (
     CALL_WITHIN_MS,
     CALLING,
@@ -34,7 +34,6 @@ from channels.wecom.tasks import (
     SURE_AFTER_MS,
     Task,
     backoff_ms,
-    head_note,
     look_after,
     reminds,
 )
@@ -137,7 +136,7 @@ class Driver:
             head.end_ms, head.cancelled = min(head.end_ms, now), True
             if head.state != CALLING:
                 task.look_ms = min(task.look_ms, now)
-            await self._shelf.store(Bundle(notes=head_note(task)))
+            await self._shelf.note(task)
         if not done.done():
             done.set_result(task is not None)
 
@@ -181,11 +180,14 @@ class Driver:
     async def _make(self, task: Task) -> None:
         head = task.head
         task.close()
+        if task.has_superseded:
+            await self._settle(task, {}, superseded_ms=self._clock.now_ms())
+            return
         if head.end_ms <= self._clock.now_ms():
             await self._end(task, _end_code(task, "not-made"))
             return
         head.state, head.called_ms = CALLING, self._clock.now_ms()
-        await self._shelf.store(Bundle(notes=head_note(task)))
+        await self._shelf.note(task)
         if self._clock.now_ms() - head.called_ms > CALL_WITHIN_MS:
             head.state = COLLECTS  # it is noted again, then
             return
@@ -247,7 +249,7 @@ class Driver:
         if head.kind != "transfer":
             head.body = b""
         task.look_ms = look_after(head.called_ms, self._clock.now_ms())
-        await self._shelf.store(Bundle(notes=head_note(task)))
+        await self._shelf.note(task)
         self._shelf.count("task_made")
         await self._settle(task, refused)
 
@@ -269,11 +271,24 @@ class Driver:
         if look.found and look.found != head.found:
             head.found = look.found
             self._recent.append(look.found)
-            await self._shelf.store(Bundle(notes=head_note(task)))
+            await self._shelf.note(task)
         await self._settle(task, look.results, look.inbound, look.commands)
-        if look.unconfirmed and reminds(head, self._remind_ms, self._clock.now_ms()):
+        if look.unconfirmed and task.is_void:
+            await self._withdraw(task)
+        elif look.unconfirmed and reminds(head, self._remind_ms, self._clock.now_ms()):
             await self._remind(task)
         task.look_ms = min(task.look_ms, head.end_ms)
+
+    async def _withdraw(self, task: Task) -> None:
+        """All that is left of it is superseded: the member is not to confirm it any more. When he
+        has, what WeCom says of each customer stands."""
+        await self._shelf.note(task)  # first: what is not superseded for good is not cancelled
+        if not await self._cancel(task):
+            return  # he has just confirmed it: the next look says more, or tries again
+        look = await self._works[task.head.kind].look(task, last=False)
+        await self._settle(task, look.results)
+        if look.unconfirmed:
+            await self._end(task, COLLAPSED)
 
     async def _look_last(self, task: Task) -> None:
         """Its time is over: what is not confirmed is cancelled, and what was is still told."""
@@ -292,20 +307,22 @@ class Driver:
             await self._settle(task, look.results, look.inbound, look.commands)
             await self._end(task, _end_code(task, "not-confirmed"))
 
-    async def _cancel(self, task: Task) -> None:
+    async def _cancel(self, task: Task) -> bool:
+        """Whether nobody can confirm it any more."""
         try:
             await self._works[task.head.kind].cancel(task)
         except WecomError as error:
             if error.verdict.kind not in ("failed", "done"):
                 raise
             self._shelf.count("cancel_refused")  # it is over already, or gone
-        else:
-            self._shelf.count("task_cancelled")
+            return error.verdict.kind == "done"
+        self._shelf.count("task_cancelled")
+        return True
 
     async def _remind(self, task: Task) -> None:
         head = task.head
         head.reminded = [*head.reminded, self._clock.now_ms()][-REMINDERS:]
-        await self._shelf.store(Bundle(notes=head_note(task)))  # first: never once too often
+        await self._shelf.note(task)  # first: never once too often
         try:
             await self._ask_again(task)
         except WecomError as error:
@@ -330,19 +347,26 @@ class Driver:
         results: Mapping[str, Result],
         inbound: tuple[ProviderInbound, ...] = (),
         commands: tuple[ProviderCommand, ...] = (),
+        *,
+        superseded_ms: int | None = None,
     ) -> None:
         """Tell last words, a part at a time, each in one commit with the note that it is told."""
-        for part in sorted(task.parts) if results else ():
-            settled = settle(task, part, results, inbound=inbound, commands=commands)
-            if settled is None:
-                continue
-            await self._shelf.store(settled.bundle)
+        for part in sorted(task.parts) if results or superseded_ms is not None else ():
+            async with self._shelf.changing:
+                settled = settle(
+                    task,
+                    part,
+                    results,
+                    superseded_ms=superseded_ms,
+                    inbound=inbound,
+                    commands=commands,
+                )
+                if settled is None:
+                    continue
+                await self._shelf.store(settled.bundle)
+                self._shelf.take_off(task, settled)
             for receipt in settled.bundle.receipts:
                 self._shelf.count(f"task_{receipt.status}")
-            if settled.left is None:
-                del task.parts[part]
-            else:
-                task.parts[part] = settled.left
         if not task.parts:
             self._shelf.tasks.pop(task.head.id, None)
 

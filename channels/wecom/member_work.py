@@ -121,7 +121,10 @@ class MassWork:
     async def make(self, task: Task) -> Made:
         body = msgspec.json.decode(task.head.body)
         to = "chat_id_list" if task.head.kind == "group" else "external_userid"
-        body |= {"chat_type": task.head.kind, to: task.waiting, "sender": self._userid}
+        waiting = task.waiting
+        if not waiting:
+            raise ValueError("nobody: WeCom would take it for everybody")
+        body |= {"chat_type": task.head.kind, to: waiting, "sender": self._userid}
         reply = await self._api.call("externalcontact/add_msg_template", body)
         refused = refused_list(reply.get("fail_list"), self._clock.now_ms())
         return Made(str(reply.get("msgid", "")), refused)

@@ -36,6 +36,9 @@ class Result(Struct, frozen=True):
     code: str = ""
 
 
+COLLAPSED: Final = "collapse-key"
+"""Code of what a newer delivery has replaced."""
+
 SENT: Final = 1
 _SEND_STATUS: Final[dict[int, tuple[ReceiptStatus, FailureClass | None, str]]] = {
     SENT: ("sent", None, ""),
@@ -117,16 +120,27 @@ def settle(
     part: int,
     results: Mapping[str, Result],
     *,
+    superseded_ms: int | None = None,
     inbound: tuple[ProviderInbound, ...] = (),
     commands: tuple[ProviderCommand, ...] = (),
 ) -> Settled | None:
-    """Tell the last words on those of a part that have none yet; None: there is nothing new."""
+    """Tell the last words on those of a part that have none yet; None: there is nothing new.
+
+    What is superseded never fails for another reason, or another channel would be tried for it.
+    `superseded_ms`: WeCom has none of it, and since when: it is told of all that is superseded.
+    """
     receipts: list[ProviderReceipt] = []
     left: list[Entry] = []
     for index, entry in enumerate(task.parts[part]):
+        number = part * PART + index
         result = None if entry.told else results.get(entry.to)
+        if not entry.told and task.is_superseded(number):
+            if superseded_ms is not None:
+                result = Result("failed", superseded_ms, "superseded", COLLAPSED)
+            elif result is not None and result.status == "failed":
+                result = Result("failed", result.at_ms, "superseded", COLLAPSED)
         if result is not None:
-            name = provider_id(task.head.id, part * PART + index)
+            name = provider_id(task.head.id, number)
             receipts.append(
                 ProviderReceipt(
                     result.status,

@@ -7,7 +7,11 @@ part and all that is told of its customers are one bundle.
 
 A delivery is in the notes before it is answered, and its name with it. So one that comes again,
 since a host ended before its answer was stored, is recognised; and a call whose answer was lost is
-looked for in WeCom's lists before it is made again. Pure.
+looked for in WeCom's lists before it is made again.
+
+A newer delivery of the same app, customer and collapse key supersedes an older one. That is noted
+with the newer, in the older one's head. WeCom lets nobody take one customer out of a task: so it
+has an effect before the task is made, or when all that is left in it is superseded. Pure.
 
 Sources: WeCom's pages 92135 (tasks), 97610 (reminders).
 """
@@ -15,7 +19,7 @@ Sources: WeCom's pages 92135 (tasks), 97610 (reminders).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -62,6 +66,10 @@ class Entry(Struct, array_like=True, gc=False):
     """`name_of` the delivery."""
     told: bool = False
     """Its last word is stored."""
+    key: bytes = b""
+    """What a newer delivery replaces it by (`key_of`); empty for nothing."""
+    at_ms: int = 0
+    """When it was decided, if it has a key: what is urgent may come ahead of what is older."""
 
 
 class Head(Struct, array_like=True):
@@ -86,6 +94,9 @@ class Head(Struct, array_like=True):
     """Its second id: the moment that a job made."""
     reminded: list[int] = field(default_factory=list)
     cancelled: bool = False
+    superseded: bytearray = field(default_factory=bytearray)
+    """A bit for each delivery, from the lowest of the first byte on: a newer one has come. As long
+    as is needed; here, since that is noted for many customers at once, whose parts are larger."""
 
     def __repr__(self) -> str:
         return f"Head({self.id!r}, {self.kind!r}, {self.count})"
@@ -122,7 +133,7 @@ class Task:
     @property
     def waiting(self) -> list[str]:
         """Whom nothing was told about."""
-        return [entry.to for part in self.parts.values() for entry in part if not entry.told]
+        return [entry.to for _, entry in self.untold()]
 
     @property
     def everyone(self) -> list[str]:
@@ -131,13 +142,46 @@ class Task:
 
     def waits_for(self, names: Collection[bytes]) -> bool:
         """Whether it has a delivery of one of these names that nothing was told about."""
-        entries = (entry for part in self.parts.values() for entry in part)
-        return any(entry.name in names and not entry.told for entry in entries)
+        return any(entry.name in names for _, entry in self.untold())
 
-    def room(self, to: str) -> bool:
-        """Whether it takes another delivery, for this customer."""
+    def untold(self) -> Iterator[tuple[int, Entry]]:
+        """The deliveries that nothing was told about, with their numbers."""
+        for part, entries in self.parts.items():
+            for index, entry in enumerate(entries):
+                if not entry.told:
+                    yield part * PART + index, entry
+
+    def entry(self, number: int) -> Entry:
+        """A delivery by its number; its part is not gone."""
+        return self.parts[number // PART][number % PART]
+
+    def room(self, to: str, *, instead: bool = False) -> bool:
+        """Whether it takes another delivery, for this customer; `instead` of the one it has."""
         most = {"single": TASK_CUSTOMERS, "group": TASK_GROUPS}.get(self.head.kind, 1)
-        return self.collecting and self.head.count < most and to not in self.keys
+        return self.collecting and self.head.count < most and (instead or to not in self.keys)
+
+    def supersede(self, number: int) -> None:
+        """A newer delivery has come."""
+        marks = self.head.superseded
+        marks.extend(bytes(max(0, number // 8 + 1 - len(marks))))
+        marks[number // 8] |= 1 << number % 8
+
+    def is_superseded(self, number: int) -> bool:
+        """Whether a newer one has come."""
+        marks = self.head.superseded
+        return number // 8 < len(marks) and bool(marks[number // 8] >> number % 8 & 1)
+
+    @property
+    def has_superseded(self) -> bool:
+        """Whether any that nothing was told about is superseded."""
+        marked = bool(self.head.superseded)
+        return marked and any(self.is_superseded(number) for number, _ in self.untold())
+
+    @property
+    def is_void(self) -> bool:
+        """Whether all that nothing was told about are superseded."""
+        marked = bool(self.head.superseded)
+        return marked and all(self.is_superseded(number) for number, _ in self.untold())
 
     def close(self) -> None:
         """It takes no more."""
@@ -167,6 +211,14 @@ def names_of(app: str, intent: str, customer: str, attempts: int) -> set[bytes]:
     """What the deliveries of an intent can be called, by the rules of the account."""
     names = [f"{app}:{intent}:{attempt}" for attempt in range(1, attempts + 1)]
     return {name_of(name) for name in names} | {name_of(f"{name} {customer}") for name in names}
+
+
+def key_of(app: str, customer: str, collapse_key: str | None) -> bytes:
+    """By what a delivery replaces older ones, as short as a name; empty: it replaces none."""
+    if collapse_key is None:
+        return b""
+    whole = msgspec.json.encode((app, customer, collapse_key))
+    return hashlib.blake2b(whole, digest_size=8).digest()
 
 
 def provider_id(task: str, number: int) -> str:

@@ -209,6 +209,114 @@ async def test_another_owner_goes_on_from_the_notes_and_sends_nothing_again() ->
             assert second.word(name) == ("sent", None, "") and fake.counts["mass_tasks"] == 1
 
 
+# ---- superseded --------------------------------------------------------------------------------
+
+WAITS = Settings(short_pages=0.0, confirm=0.0)
+"""Members confirm when the test says so."""
+CANCEL = "externalcontact/cancel_groupmsg_send"
+GONE = ("failed", "superseded", "collapse-key")
+SENT = ("sent", None, "")
+
+
+def keyed(number: int, whose: int, text: str = "hello", **fields: Any) -> Delivery:
+    known = {"customer": f"c{whose}", "to": to(whose), "collapse_key": "cart"}
+    return delivery(number, {"text": text}, **known | fields)
+
+
+async def made(m1: Member, count: int) -> None:
+    """What was collected is a task at WeCom, and handed out."""
+    await m1.passes(2)
+    await until(lambda: m1.fake.counts.get("mass_tasks") == count)
+    await m1.passes(5)
+
+
+async def replaced(m1: Member, *deliveries: Delivery) -> list[str]:
+    """Newer ones, taken over."""
+    names = [m1.submit(one) for one in deliveries]
+    await until(lambda: all(name in m1.account.answers for name in names))
+    return names
+
+
+async def test_what_is_collected_is_replaced_before_wecom_hears_of_it() -> None:
+    async with wecom(SETTINGS, size=MORE) as fake, member(fake, collect="10s") as m1:
+        (older,) = await replaced(m1, keyed(1, 1, "old price"))
+        (newer,) = await replaced(m1, keyed(2, 1, "new price"))
+        await m1.until_told(older, newer, step_s=30)
+        assert (m1.word(older), m1.word(newer)) == (GONE, SENT)
+        assert fake.record()["sends"]["mass"] == {to(1): 1} and fake.counts["mass_tasks"] == 1
+        assert not m1.account.notes and not fake.record()["violations"]
+
+
+async def test_a_task_that_is_wholly_superseded_is_cancelled() -> None:
+    async with wecom(WAITS, size=MORE) as fake, member(fake, collect="1s") as m1:
+        older = await replaced(m1, keyed(1, 1), keyed(2, 3))
+        await made(m1, 1)
+        first = await replaced(m1, keyed(11, 1, "newer"))
+        await m1.passes(600)
+        assert not fake.counts.get("mass_cancelled")
+        second = await replaced(m1, keyed(12, 3, "newer"))
+        await m1.until_told(*older, step_s=30)
+        assert [m1.word(name) for name in older] == [GONE, GONE]
+        assert fake.counts["mass_cancelled"] == 1
+        await made(m1, 3)
+        await fake.do("confirm-mass", userid="m1")
+        await m1.until_told(*first, *second, step_s=60)
+        assert fake.record()["sends"]["mass"] == {to(1): 1, to(3): 1}
+        assert not m1.account.notes and not fake.record()["violations"]
+
+
+async def test_a_task_with_others_stays_and_what_the_member_confirms_is_sent() -> None:
+    async with wecom(WAITS, size=MORE) as fake, member(fake, collect="1s") as m1:
+        older = await replaced(m1, keyed(1, 1), keyed(2, 3, collapse_key=None), keyed(3, 5))
+        others = [keyed(13, 5, "newer", app="bot", id="bot:i3:1"), keyed(14, 7, "newer")]
+        await made(m1, 1)
+        newer = await replaced(m1, keyed(11, 1, "newer"), *others)
+        await made(m1, 2)
+        await fake.do("confirm-mass", userid="m1")
+        await m1.until_told(*older, *newer, step_s=60)
+        assert {m1.word(name) for name in older + newer} == {SENT}
+        assert not fake.counts.get("mass_cancelled")
+
+
+async def test_a_member_who_confirms_just_before_the_cancel_has_sent_it() -> None:
+    async with wecom(WAITS, size=MORE) as fake, member(fake, collect="1s") as m1:
+        (older,) = await replaced(m1, keyed(1, 1))
+        await made(m1, 1)
+        call = m1.provider._client.call
+
+        async def confirmed_first(name: str, *args: Any, **query: Any) -> dict[str, Any]:
+            if name == CANCEL:
+                await fake.do("confirm-mass", userid="m1")
+            return await call(name, *args, **query)
+
+        m1.provider._client.call = confirmed_first  # type: ignore[method-assign]
+        await replaced(m1, keyed(2, 1, "newer"))
+        await m1.until_told(older, step_s=30)
+        assert m1.word(older) == SENT and fake.counts["mass_cancelled"] == 1
+
+
+@pytest.mark.parametrize("trouble", [{"kind": "cut", "taken": True}, {"kind": "cut"}])
+async def test_a_cancel_without_an_answer_is_repeated_by_the_next_owner(
+    trouble: dict[str, Any],
+) -> None:
+    account = Account()
+    async with wecom(WAITS, size=MORE) as fake:
+        async with member(fake, account, collect="1s") as first:
+            (older,) = await replaced(first, keyed(1, 1))
+            await made(first, 1)
+            await fake.do("fault", api=CANCEL, times=1, seconds=3_600, **trouble)
+            (newer,) = await replaced(first, keyed(2, 1, "newer"))
+            await until(lambda: fake.record()["apis"].get(CANCEL) == 1)
+            assert account.last(older) is None
+        async with member(fake, account, collect="1s") as second:
+            await second.until_told(older, step_s=30)
+            assert second.word(older) == GONE and fake.counts["mass_cancelled"] == 1
+            await made(second, 2)
+            await fake.do("confirm-mass", userid="m1")
+            await second.until_told(newer, step_s=60)
+            assert fake.record()["sends"]["mass"] == {to(1): 1}
+
+
 async def test_customers_come_are_welcomed_and_go_by_encrypted_callbacks() -> None:
     async with wecom(SETTINGS, size=MORE) as fake, Inbox() as inbox, member(fake) as m1:
         await fake.do("callback-url", url=inbox.url)

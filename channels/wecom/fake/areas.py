@@ -28,5 +28,5 @@ class Areas:
         for area in (messages, self.kf, contacts, chats, groups, mass, moments):
             self.handlers |= area.handlers
         self.controls: dict[str, Control] = {}
-        for actions in (messages, people, contacts, chats, groups, moments):
+        for actions in (messages, people, contacts, chats, groups, mass, moments):
             self.controls |= actions.controls

@@ -13,7 +13,16 @@ from channels.wecom.fake.content import checked_mass
 from channels.wecom.fake.groups import Groups
 from channels.wecom.fake.media import Media
 from channels.wecom.fake.quota import Quota
-from channels.wecom.fake.world import HOUR_MS, Call, Corp, Handler, Refused, World, page
+from channels.wecom.fake.world import (
+    HOUR_MS,
+    Call,
+    Control,
+    Corp,
+    Handler,
+    Refused,
+    World,
+    page,
+)
 
 CUSTOMERS: Final = 10_000
 CHATS: Final = 2_000
@@ -68,6 +77,7 @@ class Mass:
             "externalcontact/remind_groupmsg_send": self.remind,
             "externalcontact/cancel_groupmsg_send": self.cancel,
         }
+        self.controls: dict[str, Control] = {"confirm-mass": self.confirm}
 
     # ---- the API -------------------------------------------------------------------------------
 
@@ -175,10 +185,26 @@ class Mass:
         return {}
 
     def cancel(self, call: Call) -> dict[str, Any]:
-        """Who has not sent will not."""
-        self._dispatched(call).cancelled = True
+        """Who has not sent will not; what was sent stays so."""
+        task = self._dispatched(call)
+        if task.cancelled:
+            raise Refused(41093)
+        task.cancelled = True
         self._world.book.count("mass_cancelled")
         return {}
+
+    # ---- what can be made to happen ------------------------------------------------------------
+
+    def confirm(self, corp: Corp, body: dict[str, Any]) -> dict[str, Any]:
+        """{userid, msgid?}: the member confirms that mass message, or all that wait for him."""
+        count = 0
+        for task in self._tasks.values():
+            part = task.parts.get(body["userid"])
+            if task.corp is corp and part and body.get("msgid", task.id) == task.id:
+                before = part.status
+                self._confirm(task, part)
+                count += part.status != before
+        return {"confirmed": count}
 
     # ---- inside --------------------------------------------------------------------------------
 
