@@ -52,9 +52,11 @@ def template_of(delivery: Delivery, note: Note, channel: str = "", id_key: str =
     for key in data:
         if _RESERVED.match(key):
             _refuse("data has a key that FCM keeps for itself (from, message_type, google.…)")
-    check_size(payload_bytes(message), PAYLOAD_BYTES)
     message["token"] = delivery.to
-    return msgspec.json.encode({"message": message})
+    template = msgspec.json.encode({"message": message})
+    if len(template) > PAYLOAD_BYTES:  # or no part of it can be longer
+        check_size(payload_bytes(message), PAYLOAD_BYTES)
+    return template
 
 
 def body_of(template: bytes, expires_ms: int, now_ms: int) -> bytes:
