@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,10 +14,11 @@ import standardwebhooks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channels.accounts import parse_accounts
 from channels.http import HttpReply
 from channels.provider import Answer, Callback, Prepared, Submission, Unsendable
 from channels.push.webhook.answers import JITTER, outcome_of, step_ms
-from channels.push.webhook.config import check, signer_of, steps_of, verifier_of
+from channels.push.webhook.config import check, headers_of, signer_of, steps_of, verifier_of
 from channels.push.webhook.inbox import BODY_BYTES, CONTENT_BYTES, bundle_of
 from channels.push.webhook.message import Posted, prepared, webhook_id
 from channels.push.webhook.signing import Refused, Signer, Verifier, private_key_of, public_text
@@ -212,7 +214,9 @@ PUBLIC_BYTES = base64.b64decode(PUBLIC_KEY.removeprefix("whpk_"))
         ({"headers": {"webhook-id": "7"}}, "headers"),
         ({"headers": {"content-length": "7"}}, "headers"),
         ({"headers": {"authorization": "Bearer 7"}}, "bearer_token"),
+        ({"headers": {"x-api-key": "7"}}, "bearer_token"),
         ({"bearer_token": "a b"}, "bearer_token"),
+        ({"token_header": "webhook-id"}, "token_header"),
     ],
 )
 def test_the_table_is_checked(fields: dict[str, Any], named: str) -> None:
@@ -227,6 +231,39 @@ def test_the_table_is_checked(fields: dict[str, Any], named: str) -> None:
     for value in fields.values():  # what a person wrote may be a key
         assert not isinstance(value, str) or len(value) < 10 or value not in message
     assert SECRET not in repr(settings) and "example" not in repr(settings)
+
+
+def test_every_request_has_the_headers_of_the_table() -> None:
+    json_type = {"content-type": "application/json"}
+    bearer = config(bearer_token="t", headers={"x-tenant": "7"})
+    assert headers_of(bearer) == json_type | {"x-tenant": "7", "authorization": "Bearer t"}
+    assert headers_of(config(bearer_token="t", token_header="x-api-key")) == json_type | {
+        "x-api-key": "t"
+    }
+
+
+def test_the_table_is_read_from_accounts_toml() -> None:
+    text = """
+    version = 1
+    [[accounts]]
+    name = "grid"
+    channel = "push"
+    provider = "webhook"
+    [accounts.webhook]
+    url = "https://grid.example.com/push"
+    secret = { env = "NEW" }
+    old_secret = { env = "OLD" }
+    receive_public_keys = ["%s"]
+    headers = { x-tenant = "7" }
+    schedule = ["1s", "1m"]
+    """
+    keys = {"NEW": SECRET, "OLD": OLD_SECRET}
+    (account,) = parse_accounts(text % PUBLIC_KEY, Path(), keys)
+    assert (account.settings.secret, steps_of(account.settings)) == (SECRET, (1_000, 60_000))
+    with pytest.raises(ConfigError, match=r"account grid: .*receive_public_keys must be whpk_"):
+        parse_accounts(text % PRIVATE_KEY, Path(), keys)
+    with pytest.raises(ConfigError, match="a secret is not written here"):
+        parse_accounts(text.replace('{ env = "OLD" }', '"whsec_x"') % PUBLIC_KEY, Path(), keys)
 
 
 # ---- what is posted ----------------------------------------------------------------------------

@@ -46,7 +46,7 @@ _TOKEN = re.compile(r"[!-~]{1,4096}\Z")
 _OURS: Final = frozenset(
     ("accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding")
 )
-_SECRET: Final = frozenset(("authorization", "cookie", "proxy-authorization"))
+_SECRET = re.compile(r"auth|cookie|key|password|secret|token")
 
 
 class WebhookConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -67,7 +67,9 @@ class WebhookConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     receive_public_keys: Annotated[tuple[str, ...], Meta(max_length=PUBLIC_KEYS)] = ()
     """whpk_…: verify it too. They are no secrets, and may be written here."""
     bearer_token: str = ""
-    """Sent as `Authorization: Bearer …`, for systems behind a gateway that wants one."""
+    """For systems behind a gateway that wants one: sent as `Authorization: Bearer …`."""
+    token_header: str = ""
+    """Where bearer_token is sent instead, as it is: `x-api-key`."""
     headers: Annotated[dict[str, str], Meta(max_length=HEADERS)] = field(default_factory=dict)
     """Sent with every request. Not for secrets."""
     private_networks: bool = False
@@ -103,11 +105,8 @@ def check(settings: WebhookConfig, sms: Any = None) -> None:
     verifier_of(settings)
     steps_of(settings)
     for name, value in settings.headers.items():
-        if _NAME.match(name) is None or name in _OURS or name.startswith("webhook-"):
-            raise ConfigError(
-                "headers: names are lower case, and none that the hub sets itself", key="headers"
-            )
-        if name in _SECRET:
+        _check_header(name, "headers")
+        if _SECRET.search(name):
             raise ConfigError(
                 f"headers.{name}: a secret is not written here; use bearer_token", key="headers"
             )
@@ -115,6 +114,25 @@ def check(settings: WebhookConfig, sms: Any = None) -> None:
             raise ConfigError(f"headers.{name}: 1 to 512 printable characters", key="headers")
     if settings.bearer_token and _TOKEN.match(settings.bearer_token) is None:
         raise ConfigError("bearer_token: printable, without spaces", key="bearer_token")
+    if settings.token_header:
+        _check_header(settings.token_header, "token_header")
+
+
+def _check_header(name: str, key: str) -> None:
+    if _NAME.match(name) is None or name in _OURS or name.startswith("webhook-"):
+        raise ConfigError(
+            f"{key}: names are lower case, and none that the hub sets itself", key=key
+        )
+
+
+def headers_of(settings: WebhookConfig) -> dict[str, str]:
+    """What every request has, beside its signature."""
+    made = dict(settings.headers) | {"content-type": "application/json"}
+    if settings.bearer_token and settings.token_header:
+        made[settings.token_header] = settings.bearer_token
+    elif settings.bearer_token:
+        made["authorization"] = f"Bearer {settings.bearer_token}"
+    return made
 
 
 def why_not(error: NotAllowed) -> str:

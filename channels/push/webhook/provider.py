@@ -39,6 +39,7 @@ from channels.push.webhook.answers import GONE, outcome_of, step_ms, unanswered
 from channels.push.webhook.config import (
     WebhookConfig,
     check,
+    headers_of,
     signer_of,
     steps_of,
     verifier_of,
@@ -83,9 +84,7 @@ class WebhookProvider(HttpProvider):
         self._signer = signer_of(settings)
         self._verifier = verifier_of(settings)
         self._steps = steps_of(settings)
-        self._fixed = dict(settings.headers) | {"content-type": "application/json"}
-        if settings.bearer_token:
-            self._fixed["authorization"] = f"Bearer {settings.bearer_token}"
+        self._fixed = headers_of(settings)
         self._clock = clock
         self._chance = chance
         self._client = guarded_client(settings, private_networks=settings.private_networks)
