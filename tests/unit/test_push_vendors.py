@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channels.accounts import parse_accounts
 from channels.provider import Answer, Unsendable
 from channels.push.vendors import getui_codes, getui_tokens, jpush_codes, quotas
 from channels.push.vendors.getui import GetuiConfig, check, request_id
@@ -230,6 +232,50 @@ def test_jpush_tells_vendors_the_class() -> None:
     own = {"vendor": "xiaomi", "vendors": {"xiaomi": Labels(marketing="100")}}
     options = asked(jpush(**own), REGISTRATION, category="marketing")["options"]
     assert options["third_party_channel"] == {"xiaomi": {"channel_id": "100"}}
+
+
+_ACCOUNTS = """version = 1
+[[accounts]]
+name = "huawei"
+channel = "push"
+provider = "getui"
+[accounts.getui]
+app_id = "app"
+app_key = "key"
+master_secret = { env = "SECRET" }
+vendor = "huawei"
+marketing = ["ad", "news"]
+[accounts.getui.vendors.huawei]
+service = "EXPRESS"
+[[accounts]]
+name = "phones"
+channel = "push"
+provider = "jpush"
+[accounts.jpush]
+app_key = "key"
+master_secret = { env = "SECRET" }
+[accounts.jpush.vendors]
+xiaomi = { marketing = "100", service = { channel_id = "200", skip_quota = 1 } }
+[accounts.limits]
+recipient = []
+"""
+
+
+def test_accounts_are_written_so() -> None:
+    one, other = parse_accounts(_ACCOUNTS, Path(), {"SECRET": SECRET})
+    assert one.settings.vendors["huawei"].service == "EXPRESS"
+    assert one.limits_of("recipient") == ["2/day"] and one.timezone == "Asia/Shanghai"
+    assert one.limits_of("account") == ["2500000/day"]
+    assert other.limits_of("recipient") == [] and other.limits_of("account") == ["540/min"]
+    for wrong in (
+        _ACCOUNTS.replace('"huawei"\nmark', '"nokia"\nmark'),
+        _ACCOUNTS.replace("skip_quota = 1", "skip_quota = []"),
+        _ACCOUNTS.replace('{ env = "SECRET" }', f'"{SECRET}"'),
+        _ACCOUNTS.replace("vendors.huawei", "vendors.oppo"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_accounts(wrong, Path(), {"SECRET": SECRET})
+        assert SECRET not in caught.value.message
 
 
 @pytest.mark.parametrize("make", [getui, jpush])

@@ -145,7 +145,10 @@ class FakeJpush(VendorFake):
         fate = self.plan.fate(f"{to}\0{cid}".encode())
         if refusal := _refusal(fate):
             return refusal
-        answer = {"sendno": "0", "msg_id": str(18_100_000_000_000 + self.counts.get("taken", 0))}
+        options = body.get("options")
+        sendno = options.get("sendno", 0) if isinstance(options, dict) else 0
+        id = 18_100_000_000_000 + self.counts.get("taken", 0)
+        answer = {"sendno": str(sendno), "msg_id": str(id)}
         if cid:
             self._first[cid] = answer
         self.take(to, cid, body, fate)

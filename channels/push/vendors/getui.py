@@ -1,10 +1,11 @@
 """Push through getui (RestAPI v2): one device a request, under a `request_id` of the delivery.
 
-An unanswered push is sent again under its id: getui documents that a repeated `request_id` is
-dropped. How long it remembers one is not documented, nor what it answers to a repeat: success (or
-20001 naming `request_id`) is taken for the first one's success.
+An unanswered push is sent again under its id: getui documents that the message of a repeated
+`request_id` is lost. How long it remembers one is not documented, nor what it answers to a repeat:
+success (or 20001 naming `request_id`) is taken for the first one's success. That a push which was
+refused (10001, 10005, 500) may come again under its id is what getui's own Java client does.
 
-Sources: getui's pages "auth", "push", "return codes", "vendor options" of RestAPI v2.
+Sources: getui's pages "auth", "push", "return codes" of RestAPI v2; its Java client v2.
 """
 
 from __future__ import annotations
