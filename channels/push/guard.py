@@ -128,7 +128,7 @@ class Guard(AbstractResolver):
         """A URL as it will be used. Raises NotAllowed."""
         try:
             url = URL(text, encoded=True) if _URL.match(text) else None
-        except ValueError:
+        except (ValueError, IndexError):
             url = None
         if url is None:
             raise _refused("malformed")
@@ -138,15 +138,15 @@ class Guard(AbstractResolver):
     def check(self, url: URL) -> None:
         """Look at all that can be seen without a network. Raises NotAllowed."""
         try:
-            host, port = (url.raw_host or "").lower(), url.port
-        except ValueError:  # a port that is no number
+            host, port, authority = (url.raw_host or "").lower(), url.port, url.raw_authority
+        except (ValueError, IndexError):  # yarl reads these parts late, and not all texts
             raise _refused("malformed") from None
-        brackets = "[" in url.raw_authority
+        brackets = "[" in authority
         if not host or not _URL.match(str(url)) or brackets != (":" in host):
             raise _refused("malformed")
         if url.scheme != "https" and not (url.scheme == "http" and self._private):
             raise _refused("scheme")
-        if "@" in url.raw_authority:
+        if "@" in authority:
             raise _refused("credentials")
         self._check_host(host)
         if not port or not (self._private or port == 443 or port >= PORT_FROM):

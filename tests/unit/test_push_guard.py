@@ -150,6 +150,7 @@ def test_an_address_in_a_url(address):
         ("https://[0:0:0:0:0:0:0:1]/", "private"),
         ("https://[::1/", "malformed"),
         ("https://[v1.x]/", "malformed"),
+        ("https://[]@/", "malformed"),  # yarl raises IndexError
         # What parsers disagree about.
         ("https://push.example.com\\@127.0.0.1/", "malformed"),
         ("https://127.0.0.1\\.example.com/", "malformed"),
