@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from base64 import b64decode, b64encode
 from collections import Counter
 from email.utils import formatdate
 from typing import Any
@@ -40,6 +41,14 @@ def _pem(made: Any) -> str:
     return pem.decode()
 
 
+def _altered(pem: str) -> str:
+    """The same with a bit of its modulus turned: still the shape of a key."""
+    head, *lines, last = pem.splitlines()
+    der = bytearray(b64decode("".join(lines)))
+    der[100] ^= 1
+    return "\n".join([head, b64encode(der).decode(), last])
+
+
 _WHOLE = json.loads(key_file())["private_key"]
 
 
@@ -59,6 +68,7 @@ _WHOLE = json.loads(key_file())["private_key"]
         (key_file(private_key=_WHOLE[:900]), "broken or cut off"),
         (key_file(private_key=_WHOLE.replace("\n", "\\n")), "broken or cut off"),
         (key_file(private_key="A" * 1_600), "broken or cut off"),
+        (key_file(private_key=_altered(_WHOLE)), "broken or cut off"),
         (key_file(private_key=_pem(ec.generate_private_key(ec.SECP256R1()))), "not an RSA key"),
         (
             key_file(private_key=_pem(rsa.generate_private_key(65_537, 1_024))),

@@ -42,5 +42,5 @@ def check(settings: FcmConfig, sms: SmsConfig) -> None:
     """What types cannot say. Raises ConfigError."""
     checked_url(settings.base_url, "base_url")
     if settings.project and _PROJECT.match(settings.project) is None:
-        raise ConfigError("project is the id of the project (my-app-1a2b3), not its name or number")
+        raise ConfigError("project is the id of the project (my-app-1a2b3), not its name")
     parse_service_account(settings.credentials)
