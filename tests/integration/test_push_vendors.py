@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import sys
@@ -133,6 +134,24 @@ async def test_devices_have_states_of_their_own() -> None:
         made.fake.dead.add(REGISTRATION)
         answer = await made.push()
         assert (answer.kind, answer.failure, answer.code) == ("failed", "dead_address", "1011")
+
+
+_ODD: list[Any] = [None, 7, "x", [], [[]], {}, {"cid": [CID]}, {"registration_id": [{}]}]
+
+
+async def test_a_fake_answers_whatever_it_is_asked(name: str) -> None:
+    """With a refusal that the provider understands, and never with its own bug."""
+    async with bench(name) as made:
+        await made.push()
+        prepared = made.provider.prepare(delivery(made.device))
+        body = prepared.parts[0].body
+        for key, value in itertools.product(list(body), _ODD):
+            before, body[key] = body[key], value
+            made.provider.submit(submission(prepared, f"shop:{key}:1"))
+            answer = await made.told.answer(f"shop:{key}:1")
+            made.told.answers.clear()
+            assert answer.kind in ("accepted", "failed"), (key, value, answer)
+            body[key] = before
 
 
 # ---- getui's tokens ----------------------------------------------------------------------------

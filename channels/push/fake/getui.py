@@ -145,14 +145,20 @@ def _wrong(body: dict[str, Any]) -> str:
     kinds = {"notification", "transmission", "revoke"}
     if not isinstance(message, dict) or len(kinds & set(message)) != 1:
         return "please choose one of notification and transmission and revoke"
-    shown = message.get("notification")
-    if isinstance(shown, dict) and not (shown.get("title") and shown.get("body")):
-        return "title can not be empty"
-    if isinstance(shown, dict) and (len(shown["title"]) > 50 or len(shown["body"]) > 256):
-        return "notification size over limit"
-    ttl = (body.get("settings") or {}).get("ttl", 0)
+    settings = body.get("settings", {})
+    ttl = settings.get("ttl", 0) if isinstance(settings, dict) else None
     if not isinstance(ttl, int) or not -1 <= ttl <= TTL_MAX_MS:
         return "ttl is invalid"
+    return _wrong_notification(message["notification"]) if "notification" in message else ""
+
+
+def _wrong_notification(shown: Any) -> str:
+    for key, most in (("title", 50), ("body", 256)):
+        text = shown.get(key) if isinstance(shown, dict) else None
+        if not isinstance(text, str) or not text:
+            return f"{key} can not be empty"
+        if len(text) > most:
+            return f"{key} size over limit"
     return ""
 
 

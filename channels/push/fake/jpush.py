@@ -125,7 +125,10 @@ class FakeJpush(VendorFake):
             return 1003, "cid is invalid"
         audience, notification = body["audience"], body.get("notification") or {}
         devices = audience.get("registration_id") if isinstance(audience, dict) else ["all"]
-        if not isinstance(devices, list) or not all(devices) or not isinstance(notification, dict):
+        if not isinstance(notification, dict):
+            return 1003, "notification is invalid"
+        words = isinstance(devices, list) and all(isinstance(one, str) and one for one in devices)
+        if not words or not devices:
             return 1003, "registration_id is invalid"
         parts = [notification.get("android"), body.get("message")]
         android = sum(len(msgspec.json.encode(part)) for part in parts if part)
@@ -141,7 +144,7 @@ class FakeJpush(VendorFake):
             self.count("repeats")
             return said(200, first)
         audience = body["audience"]
-        to = audience["registration_id"][0] if isinstance(audience, dict) else audience
+        to = audience["registration_id"][0] if isinstance(audience, dict) else "all"
         fate = self.plan.fate(f"{to}\0{cid}".encode())
         if refusal := _refusal(fate):
             return refusal
