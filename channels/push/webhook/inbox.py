@@ -29,7 +29,7 @@ from channels.provider import BUNDLE_THINGS, Bundle, ProviderInbound, ProviderRe
 from channels.push.webhook.signing import Refused
 from hub import limits
 from hub.contract.times import parse_rfc3339
-from hub.contract.types import FailureClass, ReceiptStatus
+from hub.contract.types import FailureClass
 
 BODY_BYTES: Final = CALLBACK_BYTES
 """Of one request; BUNDLE_BYTES holds as much."""
@@ -40,7 +40,7 @@ _ID = r"^[!-~]{1,128}$"
 
 
 class _Receipt(Struct, forbid_unknown_fields=True):
-    status: ReceiptStatus
+    status: Literal["sent", "delivered", "read", "failed"]
     delivery: Annotated[str, Meta(min_length=5, max_length=110)] = ""
     id: Annotated[str, Meta(pattern=_ID)] = ""
     failure: FailureClass | None = msgspec.field(name="class", default=None)
