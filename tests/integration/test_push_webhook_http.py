@@ -182,6 +182,25 @@ async def test_what_is_under_way_at_a_410_is_answered(fake: FakeWebhook) -> None
         assert await heard.answer("shop:slow:1") == Answer("accepted")
 
 
+async def test_a_410_outlasts_a_pause_that_ends(
+    fake: FakeWebhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A redirect before it has begun a pause, whose end says that all is well."""
+    monkeypatch.setattr("channels.sending.CONFIG_PAUSE_S", 0.01)
+    heard = Heard()
+    fake.plan = Plan(1, Odds(latency_ms=200))
+    async with running(heard, config(fake.url)) as sender:
+        sender.submit(submission(sender.prepare(delivery(id="shop:slow:1")), "shop:slow:1"))
+        await until(lambda: fake.seen)
+        fake.trouble = Trouble("redirect", times=1)
+        assert (await sent(heard, sender)).code == "HTTP 307"
+        fake.trouble = Trouble(status=410, times=1)
+        assert (await sent(heard, sender)).code == "HTTP 410"
+        assert await heard.answer("shop:slow:1") == Answer("accepted")
+        await until(lambda: sender.idle)
+        assert heard.links[-1] == Link(window=0, reason=WHY_DISABLED, config=True)
+
+
 async def test_a_name_that_leads_inside_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is a public name when the file is checked may be 127.0.0.1 when it is looked up."""
 

@@ -153,11 +153,13 @@ class WebhookProvider(HttpProvider):
         self._events.link(Link(window=0, reason=WHY_DISABLED, config=True))
         note = Bundle(notes={DISABLED: self._config.mark.encode()})
         self._events.bundle(note, _whether_or_not)
+        self._ending = asyncio.create_task(self._end(), name=f"{self._account}-webhook-end")
+
+    async def _end(self) -> None:
         # Not cut short: what is under way may have been taken.
-        self._ending = asyncio.create_task(
-            self._sender.stop(self._config.connect_s + self._config.answer_s),
-            name=f"{self._account}-webhook-end",
-        )
+        await self._sender.stop(self._config.connect_s + self._config.answer_s)
+        # Again: a recovery that came to its end meanwhile has said that all is well.
+        self._events.link(Link(window=0, reason=WHY_DISABLED, config=True))
 
     # ---- being called --------------------------------------------------------------------------
 
