@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -38,7 +42,7 @@ def pem_of(key: Any) -> str:
 @cache
 def private_key() -> str:
     """A key that signs for nobody."""
-    return pem_of(ec.generate_private_key(ec.SECP256R1()))
+    return pem_key()
 
 
 def config(**change: Any) -> ApnsConfig:
@@ -76,6 +80,42 @@ def delivery(
         expires_at="2026-11-23T00:00:00Z",
         collapse_key=collapse_key,
     )
+
+
+def pem_key() -> str:
+    """Another key each time."""
+    return pem_of(ec.generate_private_key(ec.SECP256R1()))
+
+
+class Certificate(NamedTuple):
+    """PEM files of a certificate for `localhost` that vouches for itself."""
+
+    cert: Path
+    key: Path
+
+
+def certificate(directory: Path) -> Certificate:
+    """A new one, good for a day."""
+    directory.mkdir()
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.fromtimestamp(SystemClock().now_ms() / 1_000, UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = Certificate(directory / "cert.pem", directory / "key.pem")
+    files.cert.write_bytes(made.public_bytes(Encoding.PEM))
+    files.key.write_text(pem_of(key))
+    return files
 
 
 class Apns:
@@ -122,6 +162,17 @@ class Apns:
         """Submit one, and wait for its answer."""
         put(provider, id, **more)
         return await self.told.answer(id)
+
+    async def until(self, what: str, count: int) -> None:
+        """Wait until the fake has counted so much, or holds so many pushes."""
+        async with asyncio.timeout(20):
+            while count > await self._count(what):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.002)
+
+    async def _count(self, what: str) -> int:
+        if what == "held":
+            return int(await self.fake.order("held"))
+        return (await self.fake.counts()).get(what, 0)
 
     async def taken(self) -> list[str]:
         """The devices of the pushes that the fake has taken."""

@@ -20,13 +20,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 import msgspec
-from h2.config import H2Configuration
-from h2.connection import (
-    ConnectionInputs,
-    ConnectionState,
-    H2Connection,
-    H2ConnectionStateMachine,
-)
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -39,9 +32,9 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import H2Error, StreamClosedError
-from h2.settings import SettingCodes, Settings
-from hpack import Encoder
 from hpack.struct import HeaderTuple
+
+from channels.push.apns.engine import Engine
 
 Headers = Sequence[HeaderTuple | tuple[bytes, bytes]]
 
@@ -50,29 +43,13 @@ STREAMS_MAX: Final = 500
 to an answer it is 10,000 pushes a second."""
 BODY_BYTES: Final = 4 * 1024
 """Kept of one answer; Apple's have some fifty bytes. What is more is read and dropped."""
-HEADER_BYTES: Final = 16 * 1024
-"""Of one answer's headers; more ends the connection (SETTINGS_MAX_HEADER_LIST_SIZE)."""
 OUT_BYTES_MAX: Final = 1024 * 1024
 """What waits because the other side does not read; more ends the connection. Requests do not begin
 then: only answers to a flood of PINGs can get here."""
-CLOSED_STREAMS: Final = 1024
-"""Streams that are over and remembered, so that a late frame of one is no error."""
-SWEEP_STREAMS: Final = 256
-"""h2 forgets streams that are over when it counts the open ones; it does so after so many."""
 TICKS_PER_TIMEOUT: Final = 4
 """Timers are looked at this often in the shortest of them."""
 STREAM_ID_MAX: Final = 2**31 - 3
 """Another connection is opened before ids run out (RFC 9113, 5.1.1)."""
-
-_H2_CONFIG: Final = H2Configuration(
-    client_side=True,
-    header_encoding=None,
-    # What we send is made by `request` alone; what comes is only looked up by name.
-    validate_outbound_headers=False,
-    normalize_outbound_headers=False,
-    validate_inbound_headers=False,
-    normalize_inbound_headers=False,
-)
 
 
 class Owner(Protocol):
@@ -110,53 +87,6 @@ class Timing(msgspec.Struct, frozen=True):
     """Silence after which the other side is asked whether it lives."""
 
 
-class _StateMachine(H2ConnectionStateMachine):
-    """h2's reads nothing after a GOAWAY, though answers to earlier requests follow it (6.8)."""
-
-    _transitions = H2ConnectionStateMachine._transitions | {
-        (ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): (
-            None,
-            ConnectionState.CLIENT_OPEN,
-        )
-    }
-
-
-class _Encoder(Encoder):
-    """Without Huffman codes: they halve what is sent, and cost as much as all the rest."""
-
-    def encode(self, headers: Any, huffman: bool = False) -> bytes:
-        return super().encode(headers, huffman=False)
-
-
-class _Engine(H2Connection):
-    """h2's connection, set up for many short requests."""
-
-    MAX_CLOSED_STREAMS = CLOSED_STREAMS
-
-    def __init__(self) -> None:
-        super().__init__(config=_H2_CONFIG)
-        self.state_machine = _StateMachine()
-        self.encoder = _Encoder()
-        self.local_settings = Settings(
-            client=True,
-            initial_values={
-                SettingCodes.ENABLE_PUSH: 0,
-                SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_BYTES,
-            },
-        )
-        self.decoder.max_header_list_size = HEADER_BYTES
-        self._unswept = 0
-
-    @property
-    def open_outbound_streams(self) -> int:
-        """Asked for each request, h2 would go through all of them. The limit is kept by `room`."""
-        self._unswept += 1
-        if self._unswept < SWEEP_STREAMS:
-            return 0
-        self._unswept = 0
-        return super().open_outbound_streams
-
-
 class _Stream:
     """One request that has no answer yet."""
 
@@ -180,7 +110,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._h2 = _Engine()
+        self._h2 = Engine()
         self._state = "new"  # settling, open, leaving, closing, closed
         self.reason = ""
         """Why it ended."""
@@ -290,8 +220,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         self._transport = transport
-        # What the system does not take is known at once, and nothing more begins.
-        transport.set_write_buffer_limits(high=0)
+        # What the system does not take is known at once, and nothing more begins. Not 0: asyncio's
+        # TLS says at 0 that it is full when it is empty.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._heard = self._loop.time()
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":

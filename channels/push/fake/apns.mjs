@@ -57,6 +57,7 @@ const record = []
 const unwritten = []
 const devices = new Map() // by device token: how it is answered
 const sessions = new Set()
+const sockets = new Set()
 const held = new Set() // pushes whose answer waits
 const planned = { answer: [], reset: [], drop: [] } // what becomes of the next pushes
 const verified = new Map() // provider token: when it was issued, in seconds
@@ -245,13 +246,14 @@ function answer (push, plan) {
   if (push.stream.destroyed) return
   const headers = { ':status': plan.status, 'apns-id': push.id }
   if (plan.retry_after !== undefined) headers['retry-after'] = String(plan.retry_after)
+  const sendDate = options['send-date']
   if (plan.status === 200) {
-    push.stream.respond(headers, { endStream: true })
+    push.stream.respond(headers, { endStream: true, sendDate })
     return
   }
   const said = { reason: plan.reason }
   if (plan.timestamp !== undefined) said.timestamp = plan.timestamp
-  push.stream.respond(headers)
+  push.stream.respond(headers, { sendDate })
   push.stream.end(plan.body ?? JSON.stringify(said) + ' '.repeat(plan.pad ?? 0))
 }
 
@@ -276,9 +278,10 @@ server.on('session', session => {
   session.on('error', () => count('connections_broken'))
   session.on('close', () => sessions.delete(session))
 })
-server.on('stream', (stream, headers) => {
-  if (!options['send-date']) stream.sendDate = false
-  arrived(stream, headers)
+server.on('stream', arrived)
+server.on('connection', socket => {
+  sockets.add(socket)
+  socket.on('close', () => sockets.delete(socket))
 })
 server.on('sessionError', () => count('connections_broken'))
 server.on('tlsClientError', () => count('tls_refused'))
@@ -313,7 +316,7 @@ const ORDERS = {
   cut: () => {
     for (const push of held) take(push)
     held.clear()
-    for (const session of sessions) session.destroy()
+    for (const socket of sockets) socket.resetAndDestroy()
   },
   // {"do": "settings", "streams"}: another limit, at once
   settings: order => {
