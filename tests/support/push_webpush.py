@@ -124,8 +124,10 @@ async def started(
         settings or config(), None, told, clock, random.Random(1), account="web"
     )
     provider.start({})
-    yield provider
-    await provider.stop(0)
+    try:
+        yield provider
+    finally:
+        await provider.stop(0)
 
 
 async def sent(provider: WebPushProvider, told: Told, one: Delivery, expires_ms: int) -> Answer:
