@@ -21,12 +21,15 @@ from hub.checkers.records import (
 from hub.contract.types import Cancel, Forget, Intent
 from hub.policy.document import PolicyDocument, duration_ms
 
+_SUPERSEDED = "failed: superseded"
+
 
 class Fallback:
     """After a dispatch comes another only when it has failed, or `fallback_after` has passed.
 
     Channels follow in the order of the route. `failed` is said of the newest attempt, and not while
-    the route has a channel that could have been asked.
+    the route has a channel that could have been asked. No other channel is tried for what a newer
+    message of its collapse key has replaced.
     """
 
     promise = "fallback"
@@ -44,8 +47,16 @@ class Fallback:
         )
         ended |= {customer for (_, _, customer), times in keys.items() if times > 1}
         found: list[Violation] = []
+        replacing = _replacing(history)
         for attempts in history.attempts:
+            newer = [at for key in _keys(attempts.line) for at in replacing.get(key, ())]
             for newest, told in attempts.after():
+                if follows(told.outcome) and _between(newest, newer, told):
+                    kind = "tried-after-it-was-replaced"
+                    found.append(about_outcomes(self.promise, kind, [newest, told]))
+                if _SUPERSEDED in f"failed: {told.outcome.reason}":
+                    kind = "replaced-and-told-as-failed"
+                    found.append(about_outcomes(self.promise, kind, [newest, told]))
                 if follows(told.outcome):
                     found.extend(self._of_next(history, attempts.line, newest, told))
                 elif told.outcome.state == "failed":
@@ -88,6 +99,31 @@ class Fallback:
             _places(history, line, newest)
         ):
             yield about_outcomes(self.promise, "failed-with-a-channel-left", [newest, told])
+
+
+def _keys(line: Line) -> set[tuple[str, str, str]]:
+    """Customer, app and collapse key of an intent, if it has any."""
+    return {
+        (each.message.customer, each.message.app, each.message.collapse_key)  # type: ignore[union-attr]
+        for each in line.intents
+        if each.message.collapse_key is not None  # type: ignore[union-attr]
+    }
+
+
+def _replacing(history: History) -> dict[tuple[str, str, str], list[tuple[int, int]]]:
+    """By customer, app and collapse key: where an intent with it was decided first."""
+    found: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for name, lives in history.lives.items():
+        for key in _keys(history.lines[name]):
+            for life in lives.values():
+                found.setdefault(key, []).extend((t[0].sequence, t[0].index) for t in life)
+    return found
+
+
+def _between(newest: Told, newer: list[tuple[int, int]], told: Told) -> bool:
+    """Whether another was decided after a dispatch and before what follows it."""
+    first, last = (newest.sequence, newest.index), (told.sequence, told.index)
+    return any(first < at < last for at in newer)
 
 
 def _waits(policy: PolicyDocument, line: Line) -> list[int]:

@@ -334,7 +334,7 @@ class History:
         """The document under which a delivery was decided."""
         if len(self.policies) == 1:
             return self.policy(None)
-        return self.policy(self.decided_under.get((delivery.id, delivery.customer)))
+        return self.policy(self.decided_under.get((first_id(delivery), delivery.customer)))
 
 
 def is_copy(delivery: Delivery) -> bool:

@@ -9,10 +9,19 @@ import msgspec
 
 from actors.partition import Partition
 from hub.checkers import Handed, History, Published, Shown, Told, check_all
-from hub.checkers.records import follows
+from hub.checkers.records import follows, is_replaced
 from hub.contract.decode import decode
 from hub.contract.subjects import REPLY_PREFIX
-from hub.contract.types import AccountOrder, Delivery, Event, Intent, LiveMessage, Outcome
+from hub.contract.types import (
+    AccountOrder,
+    Delivery,
+    DeviceForget,
+    Event,
+    Intent,
+    LiveMessage,
+    Outcome,
+    Receipt,
+)
 from tests.sim.logs import log_violations
 from tests.sim.recording import Recorder, compare
 from tests.sim.scenario import scenario
@@ -56,7 +65,7 @@ def violations(world: World) -> list[str]:
         *map(str, check_all(history, acknowledged)),
         *log_violations(world, int, _held_by),
         *compare(world.streams, world.recorder, world.rules),
-        *(world.rules.end() if world.rules is not None else ()),
+        *(broken for rules in world.rules for broken in rules.end()),
         *_orders(history),
     ]
 
@@ -123,6 +132,7 @@ def events_of(world: World) -> Counter[str]:
     found.update(world.happened)
     found.update(f"{o.state} after it {why}" for o in told if (why := follows(o)))
     _count_talk(history, world.streams, found)
+    _count_devices(history, found)
     found["failed, and what is left is blocked"] = sum(
         outcome.state == "failed" and bool(outcome.rules) for outcome in told
     )
@@ -139,6 +149,33 @@ def events_of(world: World) -> Counter[str]:
         len(works) > 1 for works in world.recorder.commits.values()
     )
     return found
+
+
+def _count_devices(history: History, found: Counter[str]) -> None:
+    """What becomes of dispatches to several devices."""
+    failed = {key for each in history.published if (key := _failed(each))}
+    firsts = {(each.delivery.id, each.delivery.customer) for each in history.deliveries}
+    for key, copies in history.copies_of.items():
+        found["to several devices"] += key in firsts
+        each = {key, *((copy.delivery.id, key[1]) for copy in copies)}
+        found["fails on all devices"] += each <= failed
+        found["fails on some devices"] += 0 < len(each & failed) < len(each)
+    for attempts in history.attempts:
+        for newest, told in attempts.after():
+            if follows(told.outcome):
+                key = newest.outcome.delivery or "", newest.outcome.customer
+                found["tried elsewhere after several devices"] += key in history.copies_of
+    found["superseded by its account"] = sum(is_replaced(told.outcome) for told in history.outcomes)
+    found["a device is forgotten"] = sum(
+        isinstance(each.message, DeviceForget) for each in history.published
+    )
+
+
+def _failed(each: Published) -> tuple[str, str] | None:
+    receipt = each.message
+    if isinstance(receipt, Receipt) and receipt.status == "failed":
+        return receipt.delivery, receipt.customer
+    return None
 
 
 def _count_talk(history: History, streams: Streams, found: Counter[str]) -> None:

@@ -8,8 +8,8 @@ partitions, packing, parking or batches, they must lead to the same bytes.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -31,7 +31,7 @@ from hub.contract.types import Event as Happened
 from hub.ledger.port import IntakeMessage
 from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, unpack_state
-from tests.sim.talk_rules import Said, TalkRules
+from tests.sim.talk_rules import Said
 from tests.support.model import Streams, decode_record
 
 _encode = msgspec.json.Encoder().encode
@@ -144,13 +144,34 @@ class _Effects:
         pass
 
 
+class StepRules(Protocol):
+    """What looks at every decision beside the code that made it."""
+
+    def before(
+        self,
+        key: str,
+        state: ConversationState,
+        item: Message | None,
+        accepted: int,
+        now: int,
+        policy: Policy,
+    ) -> None:
+        """A conversation is about to take `item`, or (None) to be woken."""
+
+    def after(self, state: ConversationState, said: list[Said]) -> None:
+        """What it led to."""
+
+    def end(self) -> list[str]:
+        """Everything that was not as it must be."""
+
+
 class Alone:
     """All partitions, decided in one place in the order of the ledger.
 
     `rules` look at every step of it.
     """
 
-    def __init__(self, partitions: int, rules: TalkRules | None = None) -> None:
+    def __init__(self, partitions: int, rules: Sequence[StepRules] = ()) -> None:
         self.partitions = partitions
         self.rules = rules
         self.states: dict[str, ConversationState] = {}
@@ -181,16 +202,16 @@ class Alone:
 
     def _step(self, key: str, event: Event, item: Message | None, accepted: int) -> None:
         """One conversation takes a message, or is woken."""
-        state, effects, rules = self._state(key), self.effects, self.rules
+        state, effects = self._state(key), self.effects
         conversation = Conversation(key, state, event.policy, effects)
-        if rules is not None:
-            effects.said.clear()
-            rules.before(key, state, item, event.at_ms, event.policy)
+        effects.said.clear()
+        for rules in self.rules:
+            rules.before(key, state, item, accepted, event.at_ms, event.policy)
         if item is None:
             conversation.wake(event.at_ms)
         else:
             conversation.receive(item, accepted, event.at_ms)
-        if rules is not None:
+        for rules in self.rules:
             rules.after(state, effects.said)
 
     def _state(self, key: str) -> ConversationState:
@@ -210,7 +231,7 @@ class Alone:
         )
 
 
-def compare(streams: Streams, recorder: Recorder, rules: TalkRules | None = None) -> list[str]:
+def compare(streams: Streams, recorder: Recorder, rules: Sequence[StepRules] = ()) -> list[str]:
     """Every difference between the ledger and the same decisions made alone.
 
     `rules` find what is wrong with those decisions themselves.

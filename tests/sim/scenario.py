@@ -17,6 +17,7 @@ import msgspec
 from hub import limits
 from hub.contract.subjects import CHANNELS, partition_of
 from hub.contract.times import EPOCH, parse_rfc3339, rfc3339
+from tests.sim.device_scenes import DeviceScenes, draws_devices
 from tests.sim.drawing import ADDRESSES, APPS, GATEWAY, HOUR_MS, MINUTE_MS, Publication, some
 from tests.sim.talks import FAR_MS, Talks, draws_talks
 
@@ -60,6 +61,8 @@ class Scenario:
     publications: list[Publication]
     talks: Talks | None
     """Who goes on talking when something happens; None: nobody does."""
+    devices: DeviceScenes | None
+    """What push services say; None: nobody has several devices."""
     releases: list[Publication]
     """At the end: nobody may be left whom only a command could release."""
     troubles: list[Trouble]
@@ -90,11 +93,18 @@ def scenario(seed: int) -> Scenario:
     if talks is not None:
         for policy in policies:
             talks.add_tables(policy)
+    devices = DeviceScenes(seed) if draws_devices(seed) else None
+    if devices is not None:
+        routes = devices.routes()
+        for policy in policies:
+            devices.add_table(policy, routes)
     windows = any("windows" in policy for policy in policies)
     world = _World(chance, start_ms, partitions, rfc3339(start_ms + FAR_MS) if windows else NEVER)
     publications = world.publications(bursts)
     if talks is not None:
         publications += talks.publications(bursts, start_ms, partitions, world.customers)
+    if devices is not None:
+        publications += devices.publications(bursts, start_ms, world.customers)
     return Scenario(
         seed=seed,
         start_ms=start_ms,
@@ -103,6 +113,7 @@ def scenario(seed: int) -> Scenario:
         policies=policies,
         publications=publications,
         talks=talks,
+        devices=devices,
         releases=world.releases(),
         troubles=draw_troubles(chance, bursts, "policy"),
         faults=_faults(chance),

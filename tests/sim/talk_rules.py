@@ -99,7 +99,13 @@ class TalkRules:
         self._version = ""
 
     def before(
-        self, key: str, state: ConversationState, item: Message | None, now: int, policy: Policy
+        self,
+        key: str,
+        state: ConversationState,
+        item: Message | None,
+        accepted: int,
+        now: int,
+        policy: Policy,
     ) -> None:
         """A conversation is about to take `item`, or (None) to be woken."""
         ways: dict[tuple[str, str], list[tuple[list[str], str | None]]] = defaultdict(list)
@@ -138,7 +144,7 @@ class TalkRules:
             if isinstance(each, Delivery):
                 self._delivery(customer, each)
             elif isinstance(each, Outcome):
-                self._outcome(customer, each, state.owner)
+                self._outcome(customer, each, state)
         self._replies(customer, state, said)
         self._words(said, [each for each in events if each.kind == "words"])
         self._feeds(said)
@@ -183,8 +189,8 @@ class TalkRules:
     def _delivery(self, customer: _Customer, delivery: Delivery) -> None:
         """It went against no window, counts in them, and answers her."""
         step, place = self._step, (delivery.channel, delivery.account)
-        if not delivery.category:
-            return
+        if not delivery.category or delivery.attempt > 100:
+            return  # no message, or the same to a further device
         for rule in step.policy.windows or ():
             asked = _asked(step.policy, rule, delivery.category, delivery.channel, delivery.app)
             if asked and _closed(customer, rule, place, step.now):
@@ -194,9 +200,9 @@ class TalkRules:
         customer.went[place].append(step.now)
         _answered(customer, delivery.channel)
 
-    def _outcome(self, customer: _Customer, outcome: Outcome, owner: str | None) -> None:
-        """A window that is named does stand in the way, on some channel of the route. `owner`: as
-        it is now, after a command that may have set it."""
+    def _outcome(self, customer: _Customer, outcome: Outcome, state: ConversationState) -> None:
+        """A window that is named does stand in the way, on some channel of the route. `state`: as
+        it is now, after a command that may have set owner or address."""
         step = self._step
         rules = {rule.name: rule for rule in step.policy.windows or ()}
         ways = step.ways.get((outcome.app, outcome.intent), ())
@@ -205,7 +211,7 @@ class TalkRules:
             if rule is None or block.kind != "window":
                 continue
             if ways and not any(
-                _closed(customer, rule, (channel, account or owner or channel), step.now)
+                _closed(customer, rule, (channel, _account(state, account, channel)), step.now)
                 for route, account in ways
                 for channel in route
                 if channel in rule.channels
@@ -219,7 +225,7 @@ class TalkRules:
         if last is not None and min(to_ms(message.at), step.now) < last[0]:
             return
         for held in state.held:
-            account = held.account or state.owner or message.channel
+            account = _account(state, held.account, message.channel)
             if held.in_flight or message.channel not in held.route or account != message.account:
                 continue
             timeless = held.wake >= held.expires
@@ -287,19 +293,22 @@ class TalkRules:
                 self._complain("replies", "told to another app", outcome.intent)
             if outcome.state in OPENED:
                 customer.replied[expected.name] = step.now
-            self._reply(expected, outcome, said)
+            self._reply(expected, outcome, said, state)
         for rule in rules:
             if rule.dnd is not None and state.dnd.get(rule.dnd) != 0:
                 self._complain("replies", "dnd not set", rule.name)
 
-    def _reply(self, rule: talks.Reply, outcome: Outcome, said: list[Said]) -> None:
+    def _reply(
+        self, rule: talks.Reply, outcome: Outcome, said: list[Said], state: ConversationState
+    ) -> None:
         """It goes to where she wrote, and expires in time."""
         item = self._step.item
         assert isinstance(item, Inbound)
         latest = to_ms(item.at) + duration_ms(rule.within, rule.name)
         for delivery in said:
             if isinstance(delivery, Delivery) and delivery.id == outcome.delivery:
-                if (delivery.channel, delivery.account) != (item.channel, item.account):
+                place = item.channel, _account(state, item.account, item.channel)
+                if (delivery.channel, delivery.account) != place:
                     self._complain("replies", "sent elsewhere", delivery.id)
                 if parse_rfc3339(delivery.expires_at) > latest:
                     self._complain("replies", "expires too late", delivery.id)
@@ -370,6 +379,13 @@ def order_violations(orders: Iterable[AccountOrder], told: Iterable[Outcome]) ->
         if answered != times or states["dispatched"] > 1:
             found.append(f"orders: {times} times {name}, answered {dict(states)}")
     return found
+
+
+def _account(state: ConversationState, stated: str | None, channel: str) -> str:
+    """Who sends: the only account that reaches a device, the one that is stated, the owner, …"""
+    account, slash, _ = state.to.get("push", "").partition("/") if channel == "push" else ("",) * 3
+    named = account if slash and ":" not in account else ""
+    return named or stated or state.owner or channel
 
 
 def _by_customer(item: Message | None) -> bool:

@@ -25,6 +25,8 @@ from hub.policy.policy import Policy
 from hub.policy.rules import Cap, Quiet
 from hub.policy.state import READ, SENT, ConversationState, Held
 from tests.sim.check import events_of, fingerprint, simulate, violations
+from tests.sim.device_bugs import DEVICE_BUGS
+from tests.sim.device_scenes import draws_devices
 from tests.sim.seeds import CHUNKS, SEEDS, Seeds, silent
 from tests.sim.talk_bugs import TALK_BUGS
 from tests.sim.talks import draws_talks
@@ -65,6 +67,8 @@ EXPECTED = (
     *(f"reply {state}" for state in ("dispatched", "held", "suppressed", "expired", "duplicate")),
     *("event: waiting 1", "event: waiting 2", "shown in", "shown out"),
     *(f"event: words {author}" for author in ("customer", "agent", "app")),
+    *("to several devices", "a device is forgotten", "superseded by its account"),
+    *("fails on all devices", "fails on some devices", "tried elsewhere after several devices"),
 )
 
 
@@ -270,6 +274,13 @@ def test_a_planted_bug_of_talk_is_found(bug: Any, monkeypatch: pytest.MonkeyPatc
     bug(monkeypatch)
     within, broken = TALK_BUGS[bug]
     _check_it_is_found(broken, islice(filter(draws_talks, count()), within))
+
+
+@pytest.mark.parametrize("bug", DEVICE_BUGS, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_of_devices_is_found(bug: Any, monkeypatch: pytest.MonkeyPatch):
+    bug(monkeypatch)
+    within, broken = DEVICE_BUGS[bug]
+    _check_it_is_found(broken, islice(filter(draws_devices, count()), within))
 
 
 def _check_it_is_found(broken: str, among: Iterable[int]) -> None:

@@ -23,8 +23,9 @@ from hub.metrics import Metrics
 from hub.policy.document import PolicyDocument, convert_policy
 from hub.policy.policy import Policy
 from hub.policy.state import unpack_wake
+from tests.sim.device_rules import DeviceRules
 from tests.sim.drawing import GATEWAY, Publication
-from tests.sim.recording import Recorder
+from tests.sim.recording import Recorder, StepRules
 from tests.sim.scenario import Scenario, Trouble
 from tests.sim.supervised import (
     IDLE_S,
@@ -78,7 +79,12 @@ class World(SupervisedWorld):
         self.policies_used = 1
         self.policy = Policy(self.documents[0])
         self.recorder = recorder
-        self.rules = None if scenario.talks is None else TalkRules()
+        self.rules: list[StepRules] = []
+        """What looks at every decision, once the run is over."""
+        if scenario.talks is not None:
+            self.rules.append(TalkRules())
+        if scenario.devices is not None:
+            self.rules.append(DeviceRules())
         self.acknowledged: set[int] = set()
         """INTAKE sequences whose publisher has an acknowledgement."""
         self._gateway = random.Random(f"{scenario.seed} gateway")
@@ -171,6 +177,8 @@ class World(SupervisedWorld):
             fields["at"] = rfc3339(self.clock.now_ms())
             if word == "failed":
                 fields |= {"class": "dead_address", "code": "81013"}
+                if self.scenario.devices is not None:
+                    fields |= self.scenario.devices.failure(delivery, self.clock.now_ms())
             receipt = Publication(
                 at_s, "receipt", GATEWAY, delivery.customer, msgspec.json.encode(fields)
             )
