@@ -1,4 +1,4 @@
-"""What only one browser can read: `aes128gcm` in one record. Pure.
+"""What only one browser can read: `aes128gcm` in one record. Pure, but for `Keys.fresh`.
 
 http-ece does the work. It could draw salt and key by itself; both are given here, so that the
 vectors of the RFC can be checked. In use each message has its own, from the system's generator
