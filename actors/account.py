@@ -45,7 +45,8 @@ from hub.contract.types import Delivery, FailureClass, ReceiptStatus
 from hub.policy.state import FAILED, STATUS
 
 BODIES_KEPT = 1_024
-"""Bodies of waiting deliveries that an account keeps in memory; others are read again."""
+"""Bodies of waiting deliveries that an account keeps in memory, and as many more of urgent ones;
+others are read again."""
 FETCH_AHEAD = BODIES_KEPT // 2
 """Bodies an account asks for at once: enough that it seldom waits for them, and what is urgent and
 comes meanwhile is still kept."""
@@ -157,7 +158,7 @@ class Account:
             self._end(name, attempt, "failed", now, "throttled", self.gate.blocked_by)
             return
         entry = Entry(name, attempt, delivery)
-        if self._bodies >= BODIES_KEPT:
+        if self._bodies >= (2 * BODIES_KEPT if delivery.urgent else BODIES_KEPT):
             entry.delivery = None
         else:
             self._bodies += 1
@@ -207,8 +208,8 @@ class Account:
 
     # ---- claiming --------------------------------------------------------------------------------
 
-    def claim_due(self, now: int) -> None:
-        """Claim what may leave within OPEN_AHEAD_MS; sets `next_ms`."""
+    def claim_due(self, now: int, most: int) -> int:
+        """Claim what may leave within OPEN_AHEAD_MS; sets `next_ms`. Returns how many it looked at."""
         self.next_ms = math.inf
         self._drop_overdue(now)
         self._drop_doomed(now)
@@ -217,10 +218,12 @@ class Account:
                 self.next_ms = now + FAILOVER_LOOK_MS
             if self.gate.broken(now):
                 hand_over(self, self._effects, self.config.failover, now)
+        looked = 0
         while (entry := self.queue.next(now)) is not None:
-            if self._effects.full:
+            if self._effects.full or looked >= most:
                 self.next_ms = now
                 break
+            looked += 1
             wait_ms = self.gate.ready_ms(
                 entry.attempt.units, self.open_units, self._soon_units, now
             )
@@ -233,6 +236,7 @@ class Account:
         else:
             self.next_ms = min(self.next_ms, self.queue.next_ms())
         self._store_quota(now)
+        return looked
 
     def _claim(self, entry: Entry, now: int) -> None:
         """Claim one, or say why not: failed, postponed, or its body is fetched first."""
@@ -385,7 +389,7 @@ class Account:
             self.gate.departed(attempt, entry.quota_ms, now)
             entry.quota_ms = entry.left_ms = now
         self.departing.extendleft(reversed(later))
-        return now if self.overdue else next_ms
+        return next_ms
 
     def take_back(self, now: int) -> None:
         """What is claimed and has not left waits again: the connection is gone, or we stop."""

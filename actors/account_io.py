@@ -7,7 +7,7 @@ lost, and never holds a turn up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from hub.contract.types import Delivery
 from hub.errors import TactError
 from hub.ledger.port import (
     LOG_VERSION,
-    IntakeReader,
+    DeliveryReader,
     LogRecord,
     Outbound,
     PartitionImage,
@@ -69,7 +69,7 @@ class AccountLedger(Protocol):
         epoch: int,
     ) -> None: ...
 
-    def deliveries(self, channels: Iterable[str]) -> IntakeReader:
+    def deliveries(self, channels: Iterable[str]) -> DeliveryReader:
         """A reader whose lanes are channels, and whose partitions are those of accounts."""
 
     async def stored(self, sequence: int) -> bytes | None:
@@ -85,7 +85,7 @@ def entries_of(turn: TurnChanges, commit_id: str) -> list[BatchEntry]:
     entries = [
         BatchEntry(delivery_subject(*to), payload, limits.DELIVERY_TTL_S)
         for to, some in handed_subjects(turn.handed, partition.partitions).items()
-        for payload in arrays(some)
+        for payload in _messages(some)
     ]
     record = LogRecord(
         LOG_VERSION,
@@ -99,6 +99,14 @@ def entries_of(turn: TurnChanges, commit_id: str) -> list[BatchEntry]:
     )
     entries.append(BatchEntry(log_subject(partition.log), pack(record), expected=partition.fence))
     return entries
+
+
+def _messages(deliveries: Sequence[Delivery]) -> Iterator[bytes]:
+    """Urgent ones alone, for they are looked for; the others in arrays."""
+    for delivery in deliveries:
+        if delivery.urgent:
+            yield from arrays([delivery])
+    yield from arrays([delivery for delivery in deliveries if not delivery.urgent])
 
 
 class _Errands:

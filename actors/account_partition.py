@@ -25,6 +25,7 @@ from actors.account_state import (
     UNKNOWN,
     WAITING,
     Attempt,
+    ahead_key,
     attempt_key,
     delivery_id,
     note_key,
@@ -53,6 +54,8 @@ RECORD_BYTES = 512 * KIB
 """Changes of one turn: with the last thing added, and the outbox, a log record fits a message."""
 HANDED_BYTES = 512
 """Of a delivery for another account beside its content, about."""
+HANDED_ALONE_BYTES = 1 * KIB
+"""And more of an urgent one, a message of its own: so many in a turn fit BATCH_MESSAGES."""
 
 AccountOf = Callable[[str], Account | None]
 """The account of a name, made if it is not in memory; None: it is not configured."""
@@ -90,6 +93,8 @@ class AccountPartition:
         """What the providers of accounts have noted, by account."""
         self.woken: dict[str, Account] = {}
         """Accounts that may claim again, because of something that was due."""
+        self.ahead: dict[str, deque[int]] = {}
+        """By channel, the messages that were taken ahead of the checkpoint, in their order."""
         self.restoring: deque[str] = deque()
         """Deliveries that an earlier owner left, in the order decided, not taken up yet."""
         self.turns = 0
@@ -134,10 +139,28 @@ class AccountPartition:
         if self.unsent.pop(key, None) is not None:
             self.store(key, None)
 
+    def has(self, channel: str, sequence: int) -> bool:
+        """Whether this message was taken: in its turn, or ahead of it."""
+        if sequence <= self.checkpoint.get(channel, 0):
+            return True
+        return sequence in self.ahead.get(channel, ())
+
     def passed(self, channel: str, sequence: int) -> None:
-        """A message of a channel has been taken."""
+        """The messages of a channel up to this one have been taken."""
         self.checkpoint[channel] = sequence
         self.moved = True
+        ahead = self.ahead.get(channel)
+        while ahead and ahead[0] <= sequence:
+            key = ahead_key(channel, ahead.popleft())
+            if self.changed.get(key) is None:
+                self.store(key, None)
+            else:  # taken ahead in this very turn: nobody needs to know
+                del self.changed[key], self.states[key]
+
+    def take_ahead(self, channel: str, sequence: int) -> None:
+        """This message is taken before its turn; those that were come before it."""
+        self.ahead.setdefault(channel, deque()).append(sequence)
+        self.store(ahead_key(channel, sequence), b"")
 
     # ---- effects ---------------------------------------------------------------------------------
 
@@ -199,6 +222,7 @@ class AccountPartition:
         handed = msgspec.structs.replace(delivery, account=account, via=delivery.account)
         self.handed.append(handed)
         self.changed_bytes += HANDED_BYTES + len(delivery.content)
+        self.changed_bytes += HANDED_ALONE_BYTES * delivery.urgent
         self.count("tact_handed_over_total", delivery.account)
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
@@ -317,6 +341,7 @@ class AccountPartition:
         """Look through what an earlier owner left."""
         attempts = []
         outboxes: list[tuple[int, int, str]] = []
+        ahead: dict[str, list[int]] = {}
         for key, packed in self.states.items():
             if key.startswith("a:"):
                 attempts.append((key[2:], unpack_attempt(packed)))
@@ -330,8 +355,12 @@ class AccountPartition:
                 self.notes.setdefault(account, {})[note] = packed
             elif key.startswith("i:"):
                 self.wakes.append((unpack_seen(packed).until_ms, key))
+            elif key.startswith("u:"):
+                channel, sequence = key[2:].split(":")
+                ahead.setdefault(channel, []).append(int(sequence))
         for _, _, key in sorted(outboxes):  # in the order of their turns
             self.unsent[key] = unpack_outbound(self.states[key])
+        self.ahead = {channel: deque(sorted(some)) for channel, some in ahead.items()}
         attempts.sort(key=lambda one: (one[1].sequence, one[1].place))
         self.restoring.extend(name for name, _ in attempts)
         self.wakes.extend((attempt.wake_ms, attempt_key(name)) for name, attempt in attempts)

@@ -26,20 +26,19 @@ from typing import Any
 import structlog
 
 from actors.account import Account
+from actors.account_intake import DeliveryIntake
 from actors.account_io import (
     OUTBOX_TURNS,
     AccountLedger,
     Bodies,
     Outbox,
     Snapshots,
-    decode_deliveries,
     entries_of,
 )
 from actors.account_mail import Answered, Bundled, Letter, Linked, Mailbox, Reported, Written
-from actors.account_partition import AccountPartition, TurnChanges, attempt_of
+from actors.account_partition import AccountPartition, TurnChanges
 from actors.account_receipts import hear, know_peer, learn_ids, receive, take_bundle
 from actors.account_state import ACCEPTED, attempt_key
-from actors.failover import redirected
 from actors.orders import Orders
 from channels.accounts import AccountConfig
 from channels.provider import Events, Provider
@@ -47,10 +46,8 @@ from channels.registry import PROVIDERS
 from hub import limits
 from hub.clock import Clock
 from hub.contract.subjects import account_log, account_partition
-from hub.contract.times import parse_rfc3339
-from hub.contract.types import Delivery
 from hub.errors import TactError
-from hub.ledger.port import FenceLost, IntakeReader
+from hub.ledger.port import FenceLost
 from hub.metrics import Metrics
 
 log = structlog.get_logger("tact.accounts")
@@ -58,12 +55,16 @@ log = structlog.get_logger("tact.accounts")
 Make = Callable[[AccountConfig, Events], Provider]
 
 _IDLE_S = 0.5
+TURN_SLICES = 4
+"""Of a turn that nothing urgent cuts short: 100 ms of work, and a log record of some 200 KiB."""
+CLAIMS_SLICE = 256
+"""Deliveries that are looked at in one slice, whether they may leave: 10 ms."""
+URGENT_CLAIMS = 16
+"""The same of an account that has taken something urgent, which is among its first."""
+LETTERS_SLICE = 256
+"""Provider events heard in one slice: 10 ms."""
 DRAIN_S = 5.0
 """How long answers under way are waited for when a partition is given up in order."""
-DELIVERIES_TURN = 1_024
-"""Of a channel in one turn, and the rest of a message: a tenth of a second's work."""
-LETTERS_TURN = 2_048
-"""Provider events in one turn: what they change must fit a log record."""
 TIDY_S = 5.0
 """Between two looks for what the limits do not count any more."""
 
@@ -88,8 +89,7 @@ class AccountRunner:
         self._name = name
         self._metrics = metrics
         self._make = make
-        self._channels = tuple(sorted({account.channel for account in accounts}))
-        self._reader: IntakeReader | None = None
+        self._intake = DeliveryIntake(ledger, accounts, self.partitions, self._account)
         self._providers: dict[str, tuple[Provider, Mailbox]] = {}
         """By the account's name."""
         self._inbox: deque[Letter] = deque()
@@ -136,7 +136,7 @@ class AccountRunner:
                 await self._drop(partition.number, 0.0)
                 self.partitions[partition.number] = partition
                 self._begin_serving(partition)
-            await self._reopen()
+            await self._intake.open()
 
         await self._orders.give(take)
         return [partition.number for partition in claimed]
@@ -147,7 +147,7 @@ class AccountRunner:
 
         async def drop() -> None:
             await asyncio.gather(*(self._drop(number, DRAIN_S) for number in numbers))
-            await self._reopen()
+            await self._intake.open()
 
         await self._orders.give(drop)
 
@@ -157,12 +157,11 @@ class AccountRunner:
         async def replace() -> None:
             before, self.configs = self.configs, {account.name: account for account in accounts}
             await self._replace(before)
-            channels = tuple(sorted({account.channel for account in accounts}))
+            reopen = self._intake.configure(accounts)
             for partition in self.partitions.values():
                 self._connect_all(partition)
-            if channels != self._channels:
-                self._channels = channels
-                await self._reopen()
+            if reopen:
+                await self._intake.open()
 
         await self._orders.give(replace)
 
@@ -194,14 +193,6 @@ class AccountRunner:
             for partition in self.partitions.values()
             for name, account in partition.accounts.items()
         }
-
-    async def _reopen(self) -> None:
-        """Read on from the checkpoints of what we own now."""
-        if self._reader is not None:
-            await self._reader.close()
-        self._reader = self._ledger.deliveries(self._channels)
-        owned = {n: dict(p.checkpoint) for n, p in self.partitions.items() if not p.lost}
-        await self._reader.open(owned if self._channels else {})
 
     # ---- accounts and their providers ------------------------------------------------------------
 
@@ -318,7 +309,7 @@ class AccountRunner:
                 await self._drop_lost()
                 await self._put_away()
                 self._snapshots.start_if_due(self.partitions.values())
-                self._gather()
+                await self._gather()
                 now = self._clock.now_ms()
                 turns = [p.close(now) for p in self.partitions.values() if p.touched]
                 if turns:
@@ -342,8 +333,7 @@ class AccountRunner:
         await self._outbox.close(DRAIN_S)
         await self._bodies.close(0.0)
         await self._snapshots.close(DRAIN_S)
-        if self._reader is not None:
-            await self._reader.close()
+        await self._intake.close()
         self._stopped.set()
 
     async def _drop_lost(self) -> None:
@@ -351,17 +341,22 @@ class AccountRunner:
         for number in lost:
             await self._drop(number, 0.0)
         if lost:
-            await self._reopen()
+            await self._intake.open()
 
     @property
     def _backed_up(self) -> bool:
         """INTAKE does not take our receipts: nothing more is begun."""
         return sum(len(p.unsent) for p in self.partitions.values()) >= OUTBOX_TURNS
 
-    def _gather(self) -> None:
-        """Everything that is there, into the partitions' turns."""
+    @property
+    def _held_up(self) -> bool:
+        """Nothing is begun before INTAKE has taken our receipts, and what we found is taken up."""
+        return self._backed_up or any(p.restoring for p in self.partitions.values())
+
+    async def _gather(self) -> None:
+        """What is there, into the partitions' turns. The network is let in between two slices; what
+        is urgent, and may have come by it, cuts the turn short."""
         now = self._clock.now_ms()
-        self._hear()
         for account, entry, delivery in self._bodies.take():
             if self._served(account) is not None:  # else it was replaced meanwhile
                 account.loaded(entry, delivery, now)
@@ -374,47 +369,42 @@ class AccountRunner:
             self._dirty.update(partition.woken)
             partition.woken.clear()
         self._tidy(now)
-        if not self._backed_up and not any(p.restoring for p in self.partitions.values()):
-            self._take_deliveries(now)
-            self._claim(now)
+        for _ in range(TURN_SLICES - 1):
+            if self._slice(now) or not self._more:
+                break
+            await asyncio.sleep(0)
+            now = self._clock.now_ms()
+        else:
+            self._slice(now)
+        if self._more:
+            self._look.set()
         for partition in self.partitions.values():
             self._bodies.ask(partition.fetches)
 
-    def _take_deliveries(self, now: int) -> None:
-        if self._reader is None:
-            return
-        for channel in self._channels:
-            taken = 0
-            while taken < DELIVERIES_TURN:
-                if any(partition.full for partition in self.partitions.values()):
-                    return
-                found = self._reader.take(channel, 1)
-                if not found:
-                    break
-                message = found[0]
-                taken += 1
-                partition = self.partitions.get(message.partition)
-                if partition is None or message.sequence <= partition.checkpoint.get(channel, 0):
-                    continue
-                partition.passed(channel, message.sequence)
-                deliveries = decode_deliveries(message.payload)
-                some = deliveries if isinstance(deliveries, list) else [deliveries]
-                taken += len(some)
-                for place, delivery in enumerate(some):
-                    self._take(partition, delivery, message.sequence, place, now)
+    def _slice(self, now: int) -> bool:
+        """A little of all that is there; whether something urgent was among it.
 
-    def _take(
-        self, partition: AccountPartition, delivery: Delivery, sequence: int, place: int, now: int
-    ) -> None:
-        attempt = attempt_of(delivery, sequence, place, parse_rfc3339(delivery.expires_at))
-        if other := redirected(delivery, self.configs):
-            partition.pass_on(delivery, other)
-            return
-        account = self._account(partition, delivery.account) if other is None else None
-        if account is None:
-            partition.tell(delivery.id, attempt, "failed", now, "config", "no-such-account")
-        else:
-            account.take(delivery, attempt, now)
+        What is urgent is claimed as soon as it is taken: its account's backlog, and the deliveries
+        that fill the turn, come after it.
+        """
+        self._hear()
+        if self._held_up:
+            return False
+        urgent = self._intake.take_urgent(now)
+        for name, count in urgent.items():
+            account = self._dirty.pop(name, None)
+            if account is not None:
+                self._ask(account, now, URGENT_CLAIMS + count)
+        self._intake.take(now)
+        self._claim(now)
+        return bool(urgent)
+
+    @property
+    def _more(self) -> bool:
+        """Whether another slice of the turn has anything to do."""
+        if any(partition.full for partition in self.partitions.values()):
+            return False
+        return bool(self._inbox) or (not self._held_up and bool(self._dirty or self._intake.waits))
 
     def _claim(self, now: int) -> None:
         while self._asks and self._asks[0][0] <= now:
@@ -424,14 +414,24 @@ class AccountRunner:
             if home is not None and name in home.accounts:
                 self._dirty[name] = home.accounts[name]
         dirty, self._dirty = self._dirty, {}
+        left = CLAIMS_SLICE
         for name, account in dirty.items():
-            account.claim_due(now)
-            if account.next_ms < self._asked.get(name, math.inf):
-                self._asked[name] = account.next_ms
-                heapq.heappush(self._asks, (account.next_ms, name))
-            if account.claimed:
-                self._leaving[name] = account
-                self._know_peers(account, now)
+            if left > 0:
+                left -= self._ask(account, now, left)
+            else:
+                self._dirty[name] = account
+
+    def _ask(self, account: Account, now: int, most: int) -> int:
+        """Have an account claim what it may, of `most` that wait; returns how many it looked at."""
+        looked = account.claim_due(now, most)
+        name = account.name
+        if account.next_ms < self._asked.get(name, math.inf):
+            self._asked[name] = account.next_ms
+            heapq.heappush(self._asks, (account.next_ms, name))
+        if account.claimed:
+            self._leaving[name] = account
+            self._know_peers(account, now)
+        return looked
 
     def _tidy(self, now: int) -> None:
         """Now and then: forget what the limits do not count any more."""
@@ -463,7 +463,7 @@ class AccountRunner:
 
     def _hear(self) -> None:
         now = self._clock.now_ms()
-        for _ in range(min(len(self._inbox), LETTERS_TURN)):
+        for _ in range(min(len(self._inbox), LETTERS_SLICE)):
             mailbox = self._inbox[0].mailbox
             partition = self.partitions.get(mailbox.number)
             if partition is not None and partition.full:
@@ -582,7 +582,8 @@ class AccountRunner:
             if wake is not None:
                 timeout_s = min(timeout_s, (wake - now) / 1000)
         timeout_s = max(0.0, timeout_s)
-        if self._look.is_set() or self._reader is None or self._backed_up:
+        reader = self._intake.reader
+        if self._look.is_set() or reader is None or self._backed_up:
             if not self._look.is_set():
                 with contextlib.suppress(TimeoutError):  # then something is due
                     await asyncio.wait_for(self._look.wait(), timeout_s)
@@ -590,7 +591,7 @@ class AccountRunner:
             return
         waits = [
             asyncio.ensure_future(self._look.wait()),
-            asyncio.ensure_future(self._reader.wait(timeout_s, self._channels)),
+            asyncio.ensure_future(reader.wait(timeout_s, self._intake.channels)),
         ]
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         self._look.clear()

@@ -10,7 +10,8 @@ what it touched. Keys:
 - `i:<account>:<inbound id>`: an inbound message, or a bundle, taken already (`Seen`);
 - `m:<account>:<key>`: a note of the provider, as it gave it;
 - `c:<account>`: an `AccountState`;
-- `o:<number>`: a list of `Outbound`, stored and not yet published.
+- `o:<number>`: a list of `Outbound`, stored and not yet published;
+- `u:<channel>:<sequence>`: nothing; this message was urgent, and taken ahead of the checkpoint.
 """
 
 from __future__ import annotations
@@ -182,6 +183,11 @@ def seen_key(account: str, inbound: str) -> str:
 def note_key(account: str, key: str) -> str:
     """Where a note of the account's provider is kept."""
     return f"m:{account}:{key}"
+
+
+def ahead_key(channel: str, sequence: int) -> str:
+    """Where it is kept that a message was taken ahead of the checkpoint."""
+    return f"u:{channel}:{sequence}"
 
 
 def account_key(account: str) -> str:

@@ -162,6 +162,7 @@ class Work:
         elif delivery.attempt > DEVICE_STEP:
             self._add_copy(delivery)
         if self.urgent if parked is None else parked.urgent:
+            delivery.urgent = True
             self.urgent_deliveries.append((to, delivery))
             self.load.urgent_deliveries += 1
             self.entries += 1

@@ -93,7 +93,8 @@ class OneOpenAttempt:
 
 
 class LeavesInOrder:
-    """What one account has of one conversation is first submitted in the order of LEDGER.
+    """What one account has of one conversation is first submitted in the order of LEDGER. But what
+    is urgent may pass what is not.
 
     What is handed over counts where it comes to, and is handed over in its order too. What a crash
     has left open loses its place: if it may be sent again, that is after a while.
@@ -108,15 +109,17 @@ class LeavesInOrder:
         found = []
         closed = self._closed(history)
         for (account, _), line in lines.items():
-            latest = (-inf, -1)
+            latest = urgent = (-inf, -1)
             for handed in sorted(line, key=_decided):
                 first = history.first.get((account, handed.delivery.id))
                 if first is None or closed.get((account, handed.delivery.id), inf) < first[0]:
                     continue
-                if first < latest:
+                if first < (urgent if handed.delivery.urgent else latest):
                     kind = "left-before-its-predecessor"
                     found.append(about_handed(self.promise, kind, handed, first[0]))
                 latest = max(latest, first)
+                if handed.delivery.urgent:
+                    urgent = max(urgent, first)
         found.extend(self._handed_over(history, lines))
         return found
 
@@ -141,15 +144,18 @@ class LeavesInOrder:
             (each.delivery.account, each.delivery.id): _decided(each) for each in history.handed
         }
         for line in lines.values():
-            latest: dict[str, tuple[int, int]] = {}
+            latest: dict[tuple[str, bool], tuple[int, int]] = {}
             for handed in sorted(line, key=_decided):
-                via = handed.delivery.via
+                via, urgent = handed.delivery.via, handed.delivery.urgent
                 if via is None or (via, handed.delivery.id) in history.first:
                     continue
                 before = placed.get((via, handed.delivery.id), (0, 0))
-                if before < latest.get(via, (0, 0)):
+                passed = [latest.get((via, False), before)]
+                if urgent:  # nothing passes it, and it may pass what is not
+                    passed.append(latest.get((via, True), before))
+                if before < max(passed):
                     yield about_handed(self.promise, "handed-over-before-its-predecessor", handed)
-                latest[via] = max(before, latest.get(via, before))
+                latest[via, urgent] = max(before, latest.get((via, urgent), before))
 
 
 def _place(opening: Opening) -> tuple[int, str]:

@@ -338,6 +338,9 @@ class Delivery(Struct, omit_defaults=True, gc=False):
     collapse_key: str | None = None
     """Of the intent: a newer message of this app and key replaces an older one, where a channel
     can."""
+    urgent: bool = False
+    """It came on the urgent lane, or answers a customer: it comes alone in its message, and passes
+    what is not urgent."""
 
 
 class Event(Struct, omit_defaults=True, gc=False):

@@ -105,6 +105,12 @@ class StreamReader:
             self._look.set()
         return taken
 
+    def urgent(self, lane: str, most: int) -> list[IntakeMessage]:
+        """See `hub.ledger.port.DeliveryReader`."""
+        self._raise_failure()
+        reading = self._lanes.get(lane)
+        return [] if reading is None else reading.urgent(most)
+
     def buffered(self, lane: str) -> int:
         reading = self._lanes.get(lane)
         return 0 if reading is None else len(reading)

@@ -171,6 +171,17 @@ class IntakeReader(Protocol):
     async def close(self) -> None: ...
 
 
+class DeliveryReader(IntakeReader, Protocol):
+    """All deliveries of some channels, each channel a lane."""
+
+    def urgent(self, lane: str, most: int) -> Sequence[IntakeMessage]:
+        """Up to `most` buffered messages that look urgent, in stream order, out of their turn.
+
+        `take` gives each of them again in its turn, unless it has done so; this gives it only once,
+        unless it has had to be read again.
+        """
+
+
 class Ledger(Protocol):
     """The ledger as one owner of partitions sees it."""
 

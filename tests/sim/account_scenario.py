@@ -102,6 +102,7 @@ def account_scenario(seed: int) -> AccountScenario:
     drawn.letters += letters_to(more, names, bursts, kinds, drawn.manners, world.addresses)
     if more.random() < 0.6:
         drawn.bounds["IDLE_MS"] = more.choice((1_000, 5_000))
+    _hurry(random.Random(f"{seed} urgent"), drawn, world, bursts)
     return drawn
 
 
@@ -208,6 +209,11 @@ class _World:
         count = chance.choice((1, 1, 2, 6))
         return Dispatch(at_s, [self._delivery(at_s, account) for _ in range(count)])
 
+    def backlog(self, chance: random.Random, at_s: float) -> list[Dispatch]:
+        """So much at once that it is taken over in several turns."""
+        self._chance = self._more = chance
+        return [self.dispatch(at_s) for _ in range(chance.choice((5, 12)))]
+
     def _delivery(self, at_s: float, account: str) -> Delivery:
         chance = self._chance
         self._ids += 1
@@ -219,6 +225,8 @@ class _World:
             content = {"title": "cannot be sent as a text"}
         if self._more.random() < 0.08:
             content["free"] = True
+        if name.endswith("7"):
+            content["urgent"] = True  # says only the content
         ahead_ms = chance.choice((500, 20_000, 600_000, 5 * HOUR_MS, 30 * HOUR_MS, 30 * HOUR_MS))
         return Delivery(
             id=f"{app}:{name}:1",
@@ -273,6 +281,28 @@ def _faults(chance: random.Random) -> dict[tuple[str, int], str]:
     return plan
 
 
+def _hurry(
+    chance: random.Random, drawn: AccountScenario, world: _World, bursts: list[float]
+) -> None:
+    """Backlogs, and what is urgent among and behind them: always alone."""
+    for at_s in bursts:
+        if chance.random() < 0.6:
+            drawn.dispatches += world.backlog(chance, at_s)
+    drawn.dispatches.sort(key=lambda dispatch: dispatch.at_s)
+    for dispatch in drawn.dispatches:
+        if len(dispatch.deliveries) == 1:
+            dispatch.deliveries[0].urgent = chance.random() < 0.6
+    small = {
+        "TURN_SLICES": (1, 2),
+        "DELIVERIES_SLICE": (1,),
+        "CLAIMS_SLICE": (1, 3),
+        "URGENT_CLAIMS": (0,),
+        "URGENT_SLICE": (1,),
+        "AHEAD_MAX": (1, 2),
+    }
+    drawn.bounds |= {n: chance.choice(v) for n, v in small.items() if chance.random() < 0.4}
+
+
 def _bounds(chance: random.Random) -> dict[str, int]:
     """Some bounds made so small that a scenario meets them."""
     small = {
@@ -280,8 +310,8 @@ def _bounds(chance: random.Random) -> dict[str, int]:
         "WAITING_MAX": (4,),
         "HAND_OVER_TURN": (1, 3),
         "ENDED_TURN": (1,),
-        "LETTERS_TURN": (1, 3),
-        "DELIVERIES_TURN": (1,),
+        "LETTERS_SLICE": (1, 3),
+        "DELIVERIES_SLICE": (1,),
         "OUTBOX_TURNS": (1, 4),
         "FETCHES": (1,),
         "TURN_STATE_BYTES": (1, 1_000),

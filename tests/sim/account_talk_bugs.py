@@ -28,12 +28,12 @@ def cursor_noted_in_the_next_turn(patch: pytest.MonkeyPatch) -> None:
         take(effects, heard, account, replace(bundle, notes={}), now)
         late.append((heard, account.name, bundle.notes))
 
-    def behind(self: AccountRunner) -> None:
+    async def behind(self: AccountRunner) -> None:
         noted, late[:] = list(late), []
         for heard, name, notes in noted:
             for key, value in notes.items():
                 heard.note(name, key, value)
-        gather(self)
+        await gather(self)
 
     patch.setattr(account_runner, "take_bundle", apart)
     patch.setattr(AccountRunner, "_gather", behind)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from contextlib import AbstractContextManager
+from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from actors import account as account_module
-from actors import account_io, account_runner, failover
+from actors import account_intake, account_io, account_runner, failover
 from actors.account_runner import AccountRunner
 from actors.account_state import (
     DONE,
@@ -129,6 +131,8 @@ class AccountWorld(SupervisedWorld):
             for key, packed in replayed.states.items():
                 if key.startswith("o:"):
                     left.append(f"partition {number}: {key} is not told")
+                elif key.startswith("u:"):
+                    left.append(f"partition {number}: {key} was taken ahead")
                 elif key.startswith("a:") and unpack_attempt(packed).state != DONE:
                     left.append(f"partition {number}: {unpack_attempt(packed)}")
         known = {account.name for account in self.accounts}
@@ -152,6 +156,8 @@ class AccountWorld(SupervisedWorld):
         for key, packed in record.states.items():
             if key.startswith("a:"):
                 self._attempt(number, stored.sequence, key[2:], packed)
+            elif key.startswith("u:"):
+                self.happened["taken ahead"] += packed is not None
             elif key.startswith("o:") and packed is not None:
                 for one in unpack_outbound(packed):
                     self.outboxed[one.message_id] += 1
@@ -174,9 +180,16 @@ class AccountWorld(SupervisedWorld):
         else:
             attempt = unpack_attempt(packed)
             account, is_open = attempt.account, attempt.state == OPEN
+            if not self._taken(number, attempt.sequence):
+                self.broken.append(f"taken, and would be again after a crash: {delivery}")
         self._accounts_of[place] = account
         now = self.clock.now_ms()
         self.openings.append(Opening(sequence, number, account, delivery, is_open, now))
+
+    def _taken(self, number: int, sequence: int) -> bool:
+        """Whether the log says of a message that it was taken: in its turn, or ahead of it."""
+        known = self.replayed[number]
+        return sequence <= known.checkpoint.get("sms", 0) or f"u:sms:{sequence}" in known.states
 
     # ---- what is confirmed to carriers -----------------------------------------------------------
 
@@ -258,8 +271,8 @@ class AccountWorld(SupervisedWorld):
     async def _own_trouble(self, trouble: Trouble, host: SupervisedHost) -> None:
         match trouble.kind:
             case "gap":
-                if host.runner._reader is not None:
-                    host.runner._reader.lose("sms")
+                if host.runner._intake.reader is not None:
+                    host.runner._intake.reader.lose("sms")
             case "reload":
                 await self._reload()
             case "unlinked" | "refused":
@@ -301,13 +314,19 @@ def _shown(key: str, value: bytes) -> str:
     return "…"
 
 
+def _users(name: str) -> list[ModuleType]:
+    """Modules of accounts that have imported it."""
+    modules = [config, *(m for key, m in sorted(sys.modules.items()) if key.startswith("actors."))]
+    return [module for module in modules if hasattr(module, name)]
+
+
 def tuned(scenario: AccountScenario) -> AbstractContextManager[None]:
     """Accounts with the scenario's bounds, and fewer looks at an idle clock."""
-    homes = (account_module, account_runner, account_io, failover, limits)
+    homes = (account_module, account_runner, account_intake, account_io, failover, limits)
     kinds = PROVIDERS | scenario.kinds
     changes: list[tuple[Any, str, Any]] = [
         (account_runner, "_IDLE_S", IDLE_S),
-        *((module, "PROVIDERS", kinds) for module in (account_module, account_runner, config)),
+        *((module, "PROVIDERS", kinds) for module in _users("PROVIDERS")),
     ]
     for name, value in scenario.bounds.items():
         home = next(module for module in homes if hasattr(module, name))

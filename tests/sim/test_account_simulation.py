@@ -26,6 +26,7 @@ from actors.account_runner import AccountRunner
 from actors.account_state import OPEN, WAITING, Attempt, attempt_key, pack
 from actors.pacer import Pacer
 from actors.quota import Quota
+from tests.sim.account_ahead_bugs import AHEAD_BUGS
 from tests.sim.account_check import (
     account_events,
     account_fingerprint,
@@ -70,7 +71,14 @@ EXPECTED = (
     *("submit: crash-before", "submit: crash-after", "submit: pause", "stored: lose-reply"),
     *(f"trouble: {kind}" for kind in ("kill", "stop", "pause", "down", "full", "move", "reload")),
     *("trouble: two-owners", "trouble: unlinked", "trouble: refused", "trouble: gap"),
-    *("page stored", "page not stored", "read on from a note", "confirmation lost", "put away"),
+    *(
+        "taken ahead",
+        "page stored",
+        "page not stored",
+        "read on from a note",
+        "confirmation lost",
+        "put away",
+    ),
     *("window refused by ours", "window used up by others"),
 )
 
@@ -167,8 +175,8 @@ def priority_breaks_the_order(patch: pytest.MonkeyPatch) -> None:
 def confirmed_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     gather = AccountRunner._gather
 
-    def hasty(self: AccountRunner) -> None:
-        gather(self)
+    async def hasty(self: AccountRunner) -> None:
+        await gather(self)
         for partition in self.partitions.values():
             for stored in partition.stored:
                 stored(True)
@@ -258,6 +266,7 @@ BUGS: dict[Any, tuple[int | range, str]] = {
     refusals_are_not_heard: (10, "replies-are-kept: refusal-without-do-not-disturb"),
     wakes_lost_on_recovery: (20, "not quiet after"),
     **TALK_BUGS,
+    **AHEAD_BUGS,
 }
 """A planted bug, the seeds (or how many) within which it must be found, and as what."""
 

@@ -42,6 +42,8 @@ class DeliveryReader:
         self._lanes: dict[str, deque[IntakeMessage]] = {channel: deque() for channel in channels}
         self._positions: dict[int, dict[str, int]] = {}
         self._taken: dict[str, int] = {}
+        self._ahead: Counter[str] = Counter()
+        """Up to where what is urgent was given out of its turn."""
         self._arrived = asyncio.Event()
         self._clear_s: dict[str, float] = {}
         """Loop time at which the last message under way in a lane arrives."""
@@ -97,6 +99,7 @@ class DeliveryReader:
         if not self._open:
             return
         self._lanes[lane].clear()
+        self._ahead[lane] = 0
         self._generation[lane] += 1
         self._recovering.add(lane)
         after = self._chance.choice((0, self._taken.get(lane, 0)))
@@ -122,6 +125,14 @@ class DeliveryReader:
         if taken:
             self._taken[lane] = taken[-1].sequence
         return taken
+
+    def urgent(self, lane: str, most: int) -> list[IntakeMessage]:
+        """Of what is buffered; again what was read again after a gap."""
+        found = [m for m in self._lanes[lane] if m.sequence > self._ahead[lane]]
+        found = [m for m in found if b'"urgent":true' in m.payload and m.payload[:1] == b"{"][:most]
+        if found:
+            self._ahead[lane] = found[-1].sequence
+        return found
 
     def buffered(self, lane: str) -> int:
         return len(self._lanes[lane])
