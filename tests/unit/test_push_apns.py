@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channels.accounts import parse_accounts
 from channels.http import HttpReply
 from channels.provider import Answer, Unsendable
 from channels.push.apns.config import check
@@ -454,6 +456,32 @@ def test_a_broken_key_file(name: str) -> None:
     assert raised.value.message.startswith("private_key:")
     assert "AuthKey_" in raised.value.message
     assert text[:40] not in raised.value.message
+
+
+ACCOUNT = """
+version = 1
+[[accounts]]
+name = "push"
+channel = "push"
+provider = "apns"
+[accounts.apns]
+private_key = { file = "AuthKey_ABC123DEFG.p8" }
+key_id = "ABC123DEFG"
+team_id = "TEAM123456"
+topic = "com.example.app"
+"""
+
+
+def test_an_account(tmp_path: Path) -> None:
+    file = tmp_path / "AuthKey_ABC123DEFG.p8"
+    file.write_text(private_key())
+    (account,) = parse_accounts(ACCOUNT, tmp_path)
+    assert account.settings == config(key_id="ABC123DEFG")
+    assert (account.settings.connections, account.settings.push_type) == (2, "alert")
+    assert account.settings.base_url == "https://api.push.apple.com"
+    file.write_text("-----BEGIN PRIVATE KEY-----\noops\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(ConfigError, match="account push: private_key: is no PEM file"):
+        parse_accounts(ACCOUNT, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class _StateMachine(H2ConnectionStateMachine):
 
 
 class _Encoder(Encoder):
-    """Without Huffman codes: they halve what is sent, and cost as much as all the rest."""
+    """Without Huffman codes: they save a hundred bytes of a push, and cost a fifth of its CPU."""
 
     def encode(self, headers: Any, huffman: bool = False) -> bytes:
         return super().encode(headers, huffman=False)

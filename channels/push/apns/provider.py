@@ -56,8 +56,8 @@ wait that were on their way when the window shrank."""
 EXPIRATION_MOST_S: Final = 30 * 86_400
 """Apple keeps nothing longer."""
 BAD_TOKENS: Final = 20
-"""Device tokens called bad in a row, none good since the start: they are those of the other
-environment, and all would be forgotten."""
+"""Device tokens called bad before the first good one since the start. More are not told dead: they
+are those of the other environment, and all would be forgotten."""
 
 _WRONG_ENVIRONMENT: Final = (
     "Apple calls every device token bad: is base_url that of the app's environment "
@@ -105,7 +105,7 @@ class ApnsProvider:
         self._stopping = False
         self._pumping = False
         self._bad_tokens: int | None = 0
-        """In a row since the start; None once one was good."""
+        """Since the start; None once one was good."""
 
     # ---- Provider ----------------------------------------------------------------------------
 
@@ -285,9 +285,9 @@ class ApnsProvider:
             return Answer("retry"), f"Apple calls a token of {age_s} s ago expired: {advice}"
         if answer.code == BAD_DEVICE_TOKEN and self._bad_tokens is not None:
             self._bad_tokens += 1
-            if self._bad_tokens >= BAD_TOKENS:
-                self._bad_tokens = 0
-                return answer, _WRONG_ENVIRONMENT
+            if self._bad_tokens > BAD_TOKENS:
+                config = Answer("failed", failure="config", code=answer.code)
+                return config, _WRONG_ENVIRONMENT
         if push.own_topic:
             return answer, ""  # the content's mistake, not the account's
         return answer, outcome.stop

@@ -316,11 +316,15 @@ async def test_tokens_that_change_too_often(tmp_path: Path) -> None:
 
 
 async def test_the_wrong_environment_does_not_forget_all_devices(apns: Apns) -> None:
-    async with apns.connected(connections=1) as provider:
+    async with apns.connected() as provider:
+        await apns.warm(provider, 1_000)
+        provider._bad_tokens = 0  # as if nothing had been good so far
         await apns.fake.order("answer", times=1_000, status=400, reason="BadDeviceToken")
-        for number in range(BAD_TOKENS):
-            answer = await apns.send(provider, f"shop:bad-{number}:1", to=device(number))
-            assert answer.failure == "dead_address"
+        for number in range(100):
+            put(provider, f"shop:bad-{number}:1", to=device(number))
+        answers = [await apns.told.answer(f"shop:bad-{number}:1") for number in range(100)]
+        assert [a.failure for a in answers].count("dead_address") == BAD_TOKENS
+        assert [a.failure for a in answers].count("config") == 100 - BAD_TOKENS
         assert apns.told.links[-1].config
         assert "environment" in apns.told.links[-1].reason
         assert await apns.send(provider, "shop:next:1") == Answer("retry")
@@ -345,7 +349,11 @@ async def test_tls(tmp_path: Path) -> None:
     ours, others = certificate(tmp_path / "ours"), certificate(tmp_path / "others")
     async with running(tmp_path, tls_cert=ours.cert, tls_key=ours.key) as apns:
         async with apns.connected(ca_file=str(ours.cert)) as provider:
-            assert (await apns.send(provider)).kind == "accepted"
+            await apns.warm(provider, 1_000)
+            for number in range(300):
+                put(provider, f"shop:tls-{number}:1", content={"text": "x" * 3_000})
+            answers = [await apns.told.answer(f"shop:tls-{number}:1") for number in range(300)]
+            assert {answer.kind for answer in answers} == {"accepted"}
         apns.told = Told()
         provider = apns.provider(ca_file=str(others.cert))
         provider.start({})
