@@ -251,7 +251,7 @@ async def test_refusals(apns: Apns) -> None:
         bad = await apns.send(provider, "shop:bad:1", to=device(2))
         assert (bad.failure, bad.dead_since_ms) == ("dead_address", 0)
         slow = await apns.send(provider, "shop:slow:1", to=device(3))
-        assert (slow.kind, slow.scope, slow.retry_after_ms) == ("throttled", "recipient", None)
+        assert (slow.kind, slow.scope, slow.retry_after_ms) == ("throttled", "recipient", 60_000)
         await apns.fake.order(
             "answer", status=503, reason="ServiceUnavailable", retry_after=3, times=1
         )

@@ -20,6 +20,7 @@ from channels.http import HttpReply
 from channels.provider import Answer, Unsendable
 from channels.push.apns.config import check
 from channels.push.apns.errors import REASONS, reply_of, understood
+from channels.push.apns.lines import Line
 from channels.push.apns.payload import push_of
 from channels.push.apns.provider import ApnsProvider
 from channels.push.apns.token import Tokens
@@ -331,10 +332,12 @@ def test_how_long_to_wait() -> None:
         return outcome(status, {"reason": reason}, **headers).answer.retry_after_ms
 
     retry_after = {"retry-after": "7"}
-    assert wait(429, "TooManyRequests") is None
+    assert wait(429, "TooManyRequests") == 60_000
+    assert wait(429, "New") == 60_000
     assert wait(429, "TooManyRequests", **retry_after) == 7_000
     assert wait(429, "TooManyProviderTokenUpdates") == 60_000
     assert wait(500, "InternalServerError") is None
+    assert wait(503, "ServiceUnavailable") == 5_000
     assert wait(503, "ServiceUnavailable", **retry_after) == 7_000
 
 
@@ -432,6 +435,25 @@ def test_a_clock_that_was_set_makes_a_new_token() -> None:
     assert made.header() == first
     clock.wall_ms -= 600_000
     assert made.header() != first
+
+
+# ---- connections -------------------------------------------------------------------------------
+
+
+def test_pauses_grow_until_a_connection_has_lasted() -> None:
+    clock = MovingClock()
+    line = Line(config(), None, Told(), clock, random.Random(1))  # type: ignore[arg-type]
+    pauses = [line._pause_s() for _ in range(8)]
+    for pause, most in zip(pauses, (0.5, 1, 2, 4, 8, 16, 30, 30), strict=True):
+        assert most / 2 <= pause <= most
+    line.up()
+    clock.go(29)
+    assert line._pause_s() >= 15
+    line.up()
+    clock.go(31)
+    assert line._pause_s() <= 0.5
+    line.down("refused", config_fault=True)
+    assert line._pause_s() >= 150
 
 
 # ---- configuration -----------------------------------------------------------------------------

@@ -21,6 +21,11 @@ EXPIRED_PROVIDER_TOKEN: Final = "ExpiredProviderToken"
 BAD_DEVICE_TOKEN: Final = "BadDeviceToken"
 UPDATES_PAUSE_MS: Final = 60_000
 """After TooManyProviderTokenUpdates, where Apple names no time: the token must get older."""
+DEVICE_PAUSE_MS: Final = 60_000
+"""After TooManyRequests: one device has had more than it may, the others have not."""
+SERVICE_PAUSE_MS: Final = 5_000
+"""After ServiceUnavailable, where Apple names no time. Each pause costs one push a try that is not
+counted, so a quarter of an hour of it ends nothing."""
 SKEW_MS: Final = 60_000
 """A clock that differs so much from Apple's is named as the cause."""
 TIMESTAMP_MS_MAX: Final = 253_402_300_799_999
@@ -42,6 +47,8 @@ def _failed(failure: FailureClass, stop: str = "") -> Meaning:
     return Meaning("failed", failure, stop=stop)
 
 
+_TOO_MANY: Final = Meaning("throttled", scope="recipient", retry_after_ms=DEVICE_PAUSE_MS)
+_UNAVAILABLE: Final = Meaning("throttled", retry_after_ms=SERVICE_PAUSE_MS)
 _TOPIC: Final = "check `topic` (the app's bundle id) and that the key may be used for it"
 _KEY: Final = "check `private_key`, `key_id` and `team_id` in the developer account"
 _ENVIRONMENT: Final = "the key is of another environment than base_url (production, sandbox)"
@@ -83,10 +90,10 @@ REASONS: Final[dict[str, Meaning]] = {
     "PayloadTooLarge": _failed("rejected_content"),
     # 429
     "TooManyProviderTokenUpdates": Meaning("throttled", retry_after_ms=UPDATES_PAUSE_MS),
-    "TooManyRequests": Meaning("throttled", scope="recipient"),
+    "TooManyRequests": _TOO_MANY,
     # 5xx: "you can retry"
     "InternalServerError": Meaning("retry"),
-    "ServiceUnavailable": Meaning("throttled"),
+    "ServiceUnavailable": _UNAVAILABLE,
     "Shutdown": Meaning("retry"),
     # of broadcasts, which a content's own table can ask for
     "BadChannelId": _failed("rejected_content"),
@@ -106,8 +113,8 @@ _STATUSES: Final[dict[int, Meaning]] = {
     407: _failed("config", "a proxy on the way wants to know who we are"),
     408: Meaning("retry"),
     413: _failed("rejected_content"),
-    429: Meaning("throttled", scope="recipient"),
-    503: Meaning("throttled"),
+    429: _TOO_MANY,
+    503: _UNAVAILABLE,
 }
 """Of a reason that is not known, or of an answer that is not Apple's (a proxy's page): a device is
 never called dead by it."""

@@ -121,9 +121,10 @@ class Line:
         return self.connection
 
     def _pause_s(self) -> float:
-        """How long to wait now: twice as long each time, unless it was up for longer than that."""
+        """How long to wait now: twice as long each time, until a connection has lasted. Apple takes
+        many that come and go for an attack."""
         up_at, self._up_at = self._up_at, None
-        if up_at is not None and self._clock.steady_s() - up_at > self._delay_s:
+        if up_at is not None and self._clock.steady_s() - up_at > BACKOFF_MAX_S:
             self._delay_s = BACKOFF_FIRST_S
         delay_s = CONFIG_PAUSE_S if self.config_fault else self._delay_s
         self._delay_s = min(2 * self._delay_s, BACKOFF_MAX_S)

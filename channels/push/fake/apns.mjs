@@ -20,7 +20,7 @@ import { parseArgs } from 'node:util'
 const TOKEN_LIFE_S = 3600
 const SKEW_S = 300 // how far in the future a token may have been issued: the real bound is not told
 const UPDATES_S = 1200 // the time in which a provider token may be changed once
-const RECORD_MAX = 20_000 // pushes remembered for {"do": "record"}
+const RECORD_MAX = 10_000 // pushes remembered for {"do": "record"}
 const VERIFIED_MAX = 1_000 // provider tokens whose signature need not be looked at again
 const BODY_MAX = 64 * 1024
 const PAYLOAD_MAX = 4096
@@ -32,26 +32,35 @@ const PUSH_TYPES = new Set([
 ])
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 
-const { values: options } = parseArgs({
-  options: {
-    host: { type: 'string', default: '127.0.0.1' },
-    port: { type: 'string', default: '0' },
-    'key-out': { type: 'string' }, // write the signing key here, as Apple gives it
-    'key-in': { type: 'string' }, // or take this one
-    'key-id': { type: 'string', default: 'FAKE123456' },
-    'team-id': { type: 'string', default: 'TEAM123456' },
-    topic: { type: 'string', default: 'com.example.app' },
-    streams: { type: 'string', default: '1000' }, // at once on one connection
-    'streams-first': { type: 'string', default: '1' }, // the same, until a token was good
-    'latency-ms': { type: 'string', default: '0' },
-    updates: { type: 'string', default: '10' }, // provider tokens within UPDATES_S
-    'tls-cert': { type: 'string' }, // PEM files: TLS instead of HTTP/2 in the clear
-    'tls-key': { type: 'string' },
-    'send-date': { type: 'boolean', default: false },
-    record: { type: 'string' }, // JSON lines of pushes that were taken
-  },
-})
+const OPTIONS = {
+  host: { type: 'string', default: '127.0.0.1' },
+  port: { type: 'string', default: '0' },
+  'key-out': { type: 'string' }, // write the signing key here, as Apple gives it
+  'key-in': { type: 'string' }, // or take this one
+  'key-id': { type: 'string', default: 'FAKE123456' },
+  'team-id': { type: 'string', default: 'TEAM123456' },
+  topic: { type: 'string', default: 'com.example.app' },
+  streams: { type: 'string', default: '1000' }, // at once on one connection
+  'streams-first': { type: 'string', default: '1' }, // the same, until a token was good
+  'latency-ms': { type: 'string', default: '0' },
+  updates: { type: 'string', default: '10' }, // provider tokens within UPDATES_S
+  'tls-cert': { type: 'string' }, // PEM files: TLS instead of HTTP/2 in the clear
+  'tls-key': { type: 'string' },
+  'send-date': { type: 'boolean', default: false },
+  record: { type: 'string' }, // JSON lines of pushes that were taken
+}
 
+function given () {
+  try {
+    return parseArgs({ options: OPTIONS }).values
+  } catch (error) {
+    const names = Object.keys(OPTIONS).map(name => `--${name}`).join(' ')
+    process.stderr.write(`${error.message}\noptions: ${names}\n`)
+    return process.exit(2)
+  }
+}
+
+const options = given()
 const counts = {}
 const record = []
 const unwritten = []
@@ -227,6 +236,7 @@ function accept (push) {
 function take (push) {
   count('taken')
   const fact = {
+    at: Date.now(),
     id: push.id,
     device: deviceOf(push),
     topic: push.headers['apns-topic'],
@@ -237,7 +247,7 @@ function take (push) {
     payload: push.body,
   }
   record.push(fact)
-  if (record.length > RECORD_MAX) record.shift()
+  if (record.length > 2 * RECORD_MAX) record.splice(0, RECORD_MAX)
   if (options.record) unwritten.push(JSON.stringify(fact) + '\n')
 }
 
@@ -327,7 +337,7 @@ const ORDERS = {
   // {"do": "expire"}: the provider tokens seen so far are too old
   expire: () => { expired = new Set(verified.keys()) },
   counts: () => counts,
-  record: () => record,
+  record: () => record.slice(-RECORD_MAX),
   connections: () => sessions.size,
 }
 

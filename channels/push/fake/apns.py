@@ -23,7 +23,7 @@ from hub.errors import ConfigError
 
 SCRIPT: Final = Path(__file__).with_name("apns.mjs")
 LINE_BYTES: Final = 64 * 1024 * 1024
-"""The longest line it tells: its record of 20,000 pushes."""
+"""The longest line it tells: its record of 10,000 pushes."""
 START_S: Final = 30.0
 STOP_S: Final = 10.0
 
