@@ -173,17 +173,17 @@ class FakeFcm:
         except Wrong as error:
             self._count("INVALID_ARGUMENT")
             return wrong(error.facts["field"], error.message)
-        message = asked.message
+        message, at_ms = asked.message, self.clock.now_ms()
         token = message.token if message.token is not UNSET else ""
         if (code := self._refusal(token)) is not None:
-            return self._error(code)
+            return self._refuse(message, token, at_ms, code)
         fate = self.plan.fate(token.encode() + b"\0" + body)
         if fate.latency_ms:
             await asyncio.sleep(fate.latency_ms / 1_000)
         if not fate.taken:
             names = {"throttle": "QUOTA_EXCEEDED", "busy": "UNAVAILABLE", "refuse": "UNREGISTERED"}
-            return self._error(names[fate.answer])
-        answer = self._take(token, message, asked.validate_only, fate.answer)
+            return self._refuse(message, token, at_ms, names[fate.answer])
+        answer = self._take(token, message, at_ms, asked.validate_only, fate.answer)
         if fault is not None:
             return await self.faults.meet(request, fault, answer)
         if fate.answer != "accept":
@@ -211,13 +211,16 @@ class FakeFcm:
         counts[token] = counts.get(token, 0) + 1
         return None
 
-    def _take(self, token: str, message: Message, only: bool, fate: str) -> web.Response:
-        now_ms, number = self.clock.now_ms(), self._count("validated" if only else "taken")
-        id = f"0:{now_ms}{number:06d}%{number:016x}" if not only else "fake_message_id"
+    def _take(
+        self, token: str, message: Message, at_ms: int, only: bool, fate: str
+    ) -> web.Response:
+        number = self._count("validated" if only else "taken")
+        id = f"0:{at_ms}{number:06d}%{number:016x}" if not only else "fake_message_id"
         if not only:
             self._remember(token, id)
-            self.seen.append(Seen(id, token, message, now_ms))
-            self.recorder.write({"to": token, "id": id, "data": message.data, "fate": fate})
+            self.seen.append(Seen(id, token, message, at_ms))
+            known = {"at": at_ms, "to": token, "id": id, "data": message.data, "fate": fate}
+            self.recorder.write(known)
         name = f"projects/{self.settings.project}/messages/{id}"
         return web.Response(
             body=b'{\n  "name": "%b"\n}\n' % name.encode(), content_type="application/json"
@@ -230,6 +233,12 @@ class FakeFcm:
             ids = self.devices.setdefault(token, deque(maxlen=IDS))
         ids.append(id)
         self.received[token] = self.received.get(token, 0) + 1
+
+    def _refuse(self, message: Message, token: str, at_ms: int, code: str) -> web.Response:
+        """Nothing was taken: `id` is empty, and `fate` the error."""
+        data = message.data
+        self.recorder.write({"at": at_ms, "to": token, "id": "", "data": data, "fate": code})
+        return self._error(code)
 
     def _error(self, code: str) -> web.Response:
         self._count(code)

@@ -7,6 +7,7 @@ prints one line of JSON with its port and URL when it is ready. It verifies what
 remembers every `webhook-id` (the first time and its repeats), and posts receipts to the hub, signed
 with the same secret, many in one request where there are many. Lines of JSON on standard input:
 
+    {"callback_url": "http://127.0.0.1:4280/v1/callbacks/grid"}  where receipts go from now on
     {"mo": {"from": "<address>", "text": "hello"}}               a customer writes
     {"answer": {"status": 410, "times": 1}}                      the next are answered so
     {"answer": {"status": 429, "retry_after": "7", "times": 5}}
@@ -14,7 +15,8 @@ with the same secret, many in one request where there are many. Lines of JSON on
     {"answer": {"how": "cut"}}, {"answer": {"how": "redirect"}}  without `times`: until told else
     {"answer": {"how": "normal"}}
 
-Of the odds, `throttle` is a 429, `busy` a 500, `refuse` a 400.
+Of the odds, `throttle` is a 429, `busy` a 500, `refuse` a 400. `--read 0.2` reports so many of
+those delivered as read, too. An address that begins with `gone-` is reported as dead.
 
 Source: Standard Webhooks 1.0.0. Nothing of the hub's own side is used here, so that both are read
 from the specification, not from one another.
@@ -27,7 +29,7 @@ import asyncio
 import base64
 import hmac
 from collections import OrderedDict, deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import aiohttp
@@ -63,6 +65,10 @@ CALL_TIMEOUT_S: Final = 10.0
 MOVED: Final = "/moved"
 
 
+GONE: Final = "gone-"
+"""How addresses begin that nobody has any more."""
+
+
 class Trouble(Struct, frozen=True, forbid_unknown_fields=True):
     """How requests are answered, instead of by the odds."""
 
@@ -76,6 +82,7 @@ class Trouble(Struct, frozen=True, forbid_unknown_fields=True):
 class Line(Struct, forbid_unknown_fields=True):
     """A line of standard input."""
 
+    callback_url: str | None = None
     mo: Said | None = None
     answer: Trouble | None = None
 
@@ -117,8 +124,10 @@ class FakeWebhook:
         recorder: Recorder | None = None,
         clock: Clock | None = None,
         repeat_s: float = 1.0,
+        read: float = 0.0,
     ) -> None:
-        """One of `secrets` must have signed; the first signs what is posted to the hub."""
+        """One of `secrets` must have signed; the first signs what is posted to the hub. `read`: the
+        share of deliveries that are reported as read."""
         self.callback_url = callback_url
         self.plan = plan or Plan()
         self.recorder = recorder or Recorder()
@@ -135,6 +144,7 @@ class FakeWebhook:
             self._public = Ed25519PublicKey.from_public_bytes(raw)
         self._clock = clock or SystemClock()
         self._repeat_s = repeat_s
+        self._read = read
         self._born = f"evt_{self._clock.now_ms()}"
         """Before the number of an event: none of an earlier run is repeated."""
         self._runner: web.ServerRunner | None = None
@@ -170,14 +180,16 @@ class FakeWebhook:
     async def hear(self, line: bytes) -> None:
         """A line of standard input. Raises MsgspecError."""
         said = msgspec.json.decode(line, type=Line)
+        if said.callback_url is not None:
+            self.callback_url = said.callback_url
         if said.answer is not None:
             self.trouble = said.answer
         if said.mo is not None:
             await self.customer_writes(said.mo.sender, said.mo.text)
 
-    def count(self, what: str) -> int:
-        """Add one to `counts`; gives the sum."""
-        self.counts[what] = self.counts.get(what, 0) + 1
+    def count(self, what: str, by: int = 1) -> int:
+        """Add to `counts`; gives the sum."""
+        self.counts[what] = self.counts.get(what, 0) + by
         return self.counts[what]
 
     # ---- being posted to -----------------------------------------------------------------------
@@ -186,7 +198,7 @@ class FakeWebhook:
         self.count("requests")
         if request.path == MOVED:
             self.count("followed")
-        body = await request.read()
+        body, at_ms = await request.read(), self._clock.now_ms()
         problem = self._problem(request.headers, body)
         if problem:
             self.count("refused")
@@ -201,9 +213,10 @@ class FakeWebhook:
         if self.trouble.how != "normal":
             return await self._troubled(request)
         fate = self.plan.fate(id.encode())
-        self.recorder.write({"id": id, "try": seen.tries, "fate": fate.answer})
-        if fate.taken:
-            self._take(seen, body, fate)
+        took = fate.taken and self._take(seen, body, fate)
+        line = {"kind": "posted", "at": at_ms, "id": id, "delivery": posted.data.id}
+        line |= {"to": posted.data.to, "try": seen.tries, "fate": fate.answer, "took": took}
+        self.recorder.write(line)
         if fate.latency_ms:
             await asyncio.sleep(fate.latency_ms / 1_000)
         if fate.answer == "lose":
@@ -243,21 +256,34 @@ class FakeWebhook:
         seen.tries += 1
         return seen
 
-    def _take(self, seen: Seen, body: bytes, fate: Fate) -> None:
+    def _take(self, seen: Seen, body: bytes, fate: Fate) -> bool:
+        """Whether it takes effect now, and not before."""
         if seen.taken:
-            return
+            return False
         seen.taken = True
-        self.count("taken")
+        number = self.count("taken")
         self.kept.append(body)
         if not self.callback_url:
-            return
-        for _ in range(fate.receipts):
-            delay_s = max(fate.latency_ms + fate.receipt_ms, 0) / 1_000
-            if fate.receipt_ms < 0 or not delay_s:
-                self._report(seen.delivery, fate.delivered)
+            return True
+        for words, delay_ms in self._words(seen, fate, number):
+            if delay_ms <= 0:
+                self._report(seen.delivery, words)
             else:
                 loop = asyncio.get_running_loop()
-                loop.call_later(delay_s, self._report, seen.delivery, fate.delivered)
+                loop.call_later(delay_ms / 1_000, self._report, seen.delivery, words)
+        return True
+
+    def _words(self, seen: Seen, fate: Fate, number: int) -> Iterator[tuple[dict[str, str], float]]:
+        """What is reported of a delivery, and when: milliseconds from now."""
+        words = {"status": "delivered" if fate.delivered else "failed"}
+        if seen.to.startswith(GONE):
+            words = {"status": "failed", "class": "dead_address", "code": "GONE"}
+        delay_ms = 0.0 if fate.receipt_ms < 0 else fate.latency_ms + fate.receipt_ms
+        for _ in range(fate.receipts):
+            yield words, delay_ms
+        read = int(number * self._read) > int((number - 1) * self._read)
+        if read and words["status"] == "delivered":  # one that is late comes behind it
+            yield {"status": "read"}, fate.latency_ms + 1.5 * self.plan.odds.receipt_ms
 
     async def _troubled(self, request: web.BaseRequest) -> web.StreamResponse:
         trouble = self.trouble
@@ -278,9 +304,8 @@ class FakeWebhook:
 
     # ---- posting to the hub --------------------------------------------------------------------
 
-    def _report(self, delivery: str, delivered: bool) -> None:
-        data = {"delivery": delivery, "status": "delivered" if delivered else "failed"}
-        data["at"] = rfc3339(self._clock.now_ms())
+    def _report(self, delivery: str, words: dict[str, str]) -> None:
+        data = {"delivery": delivery, **words, "at": rfc3339(self._clock.now_ms())}
         if len(self._waiting) >= WAITING:
             self.count("receipts_lost")
             return
@@ -295,8 +320,20 @@ class FakeWebhook:
             while self._waiting and len(self._tasks) <= CALLS:
                 many = min(len(self._waiting), EVENTS)
                 events = [self._waiting.popleft() for _ in range(many)]
-                self._spawn(self.post({"type": "batch", "data": events}))
+                self._spawn(self._post_receipts(events))
         self._gathering = False
+
+    async def _post_receipts(self, events: list[dict[str, Any]]) -> None:
+        """Until the hub has confirmed them, or is given up."""
+        status = await self.post({"type": "batch", "data": events})
+        if not 200 <= status <= 299:
+            self.count("receipts_lost", len(events))
+            return
+        now_ms = self._clock.now_ms()
+        for event in events:
+            said = event["data"]
+            line = {"kind": "confirmed", "at": now_ms, "delivery": said["delivery"]}
+            self.recorder.write(line | {"status": said["status"]})
 
     async def customer_writes(self, sender: str, text: str) -> int:
         """Bring a customer's message to the hub. Gives the last status, 0 without an answer."""
@@ -378,6 +415,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         plan=command.plan_of(arguments),
         recorder=Recorder(arguments.record),
         repeat_s=arguments.repeat_s,
+        read=arguments.read,
     )
     url = await fake.start(arguments.host, arguments.port)
     await command.serve(fake, {"port": fake.port, "url": url})
@@ -391,6 +429,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--public-key", default="", help="whpk_… of the hub's private_key")
     parser.add_argument("--callback-url", default="", help="the hub's: receipts and messages")
     parser.add_argument("--repeat-s", type=float, default=1.0, help="before it is called again")
+    parser.add_argument("--read", type=float, default=0.0, help="share that is reported as read")
     command.run(_serve(parser.parse_args(argv)))
 
 
