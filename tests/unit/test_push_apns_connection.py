@@ -311,6 +311,23 @@ async def test_stream_ids_are_used_up() -> None:
     pair.lose()
 
 
+async def test_timers_that_come_late_wait_for_what_was_heard() -> None:
+    """A process that stood still has answers to read before it calls them missing."""
+    pair = Pair(max_concurrent_streams=10)
+    pair.run()
+    pair.connection.begin(1, HEADERS, b"{}")
+    pair.run()
+    pair.connection._streams[1].deadline = 0.0
+    pair.connection._ticked -= 60.0
+    pair.connection._tick()
+    assert pair.owner.told == {}
+    pair.connection._tick()
+    assert pair.owner.told == {1: "left"}
+    pair.run()
+    assert pair.reset == [1]
+    pair.lose()
+
+
 async def test_an_answer_without_sense() -> None:
     pair = Pair(max_concurrent_streams=10)
     pair.run()

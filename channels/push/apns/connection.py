@@ -48,6 +48,8 @@ OUT_BYTES_MAX: Final = 1024 * 1024
 then: only answers to a flood of PINGs can get here."""
 TICKS_PER_TIMEOUT: Final = 4
 """Timers are looked at this often in the shortest of them."""
+LATE_S: Final = 1.0
+"""A timer that comes so late says nothing about the other side."""
 STREAM_ID_MAX: Final = 2**31 - 3
 """Another connection is opened before ids run out (RFC 9113, 5.1.1)."""
 
@@ -127,6 +129,7 @@ class Connection(asyncio.Protocol):
         self._heard = 0.0
         self._asked: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._ticked = 0.0
         self._tick_s = min(1.0, *(v / TICKS_PER_TIMEOUT for v in msgspec.structs.astuple(timing)))
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             ResponseReceived: self._on_response,
@@ -232,6 +235,7 @@ class Connection(asyncio.Protocol):
         self._state = "settling"
         self._h2.initiate_connection()
         self._flush()
+        self._ticked = self._heard
         self._timer = self._loop.call_later(self._tick_s, self._tick)
 
     def data_received(self, data: bytes) -> None:
@@ -411,6 +415,9 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._timer = self._loop.call_later(self._tick_s, self._tick)
         now = self._loop.time()
+        late_s, self._ticked = now - self._ticked - self._tick_s, now
+        if late_s > LATE_S:
+            return  # this process stood still: what has come meanwhile is read first
         if self._state == "settling":
             if now - self._heard >= self._timing.connect_s:
                 self._abort("the server told no HTTP/2 settings")

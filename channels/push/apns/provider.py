@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import structlog
 from hpack.struct import HeaderTuple, NeverIndexedHeaderTuple
 
+from channels.http import HttpReply
 from channels.provider import (
     Answer,
     Callback,
@@ -45,6 +46,7 @@ from channels.push.apns.lines import CLOSE_S, Line
 from channels.push.apns.payload import Push, push_of
 from channels.push.apns.token import Tokens
 from channels.push.content import ttl_s
+from channels.sending import Outcome
 from hub.clock import Clock
 from hub.contract.types import Delivery
 
@@ -272,10 +274,10 @@ class ApnsProvider:
     # ---- what is refused ---------------------------------------------------------------------
 
     def _refused(
-        self, submission: Submission, token: bytes, outcome: Any, reply: Any
+        self, submission: Submission, token: bytes, outcome: Outcome, reply: HttpReply
     ) -> tuple[Answer, str]:
         """The answer to a push that Apple has not taken, and what a person must change."""
-        answer: Answer = outcome.answer
+        answer = outcome.answer
         push: Push = submission.prepared.parts[0]
         if answer.code == EXPIRED_PROVIDER_TOKEN:
             if self._tokens.expired(token):
