@@ -20,6 +20,7 @@ from actors.devices import (
     copies_of,
     copies_to,
     heard,
+    heard_from,
     note,
     superseded,
     targets,
@@ -66,6 +67,7 @@ from hub.policy.state import (
     window_key,
 )
 
+PUSH = devices.CHANNEL
 _SEEN_BYTES = limits.REMEMBERED_IDS * seen.RECORD_BYTES
 _encode = msgspec.json.Encoder().encode
 _NO_CONTENT = msgspec.Raw(b"{}")
@@ -131,7 +133,9 @@ class Conversation(Struct, gc=False):
                 self._reject(intent, now, reason)
                 return False
         if intent.to is not None:
-            commands.take_addresses(state, intent.to, accepted)
+            state.to.update(intent.to)
+            if PUSH in intent.to:
+                devices.tell(state, intent.to[PUSH], accepted)
         if intent.timezone is not None:
             state.zone = intent.timezone
         if intent.collapse_key is not None and state.held:
@@ -308,8 +312,8 @@ class Conversation(Struct, gc=False):
         """
         state, channel = self.state, verdict.channel
         app, account, to = question.app, question.sender or channel, state.to[channel]
-        others: list[tuple[str, str]] = []
-        if channel == devices.CHANNEL:
+        others = None
+        if channel == PUSH:
             (account, to), *others = targets(question, state, self.policy, now)
         if state.sends:
             fallback.trim_sends(state.sends, now - self.policy.send_memory_ms)
@@ -337,9 +341,9 @@ class Conversation(Struct, gc=False):
         )
         self._hand_over(first, parked)
         if others:
-            note(state, now, name, first.attempt, [(account, to), *others])
+            note(state, now, name, first, others)
             for copy in copies_to(first, others):
-                self._store(copy, parked)
+                self._copy(copy, parked)
         self._tell_decision(
             question, "dispatched", now, verdict.blocks, channel, delivery, reason=reason
         )
@@ -347,15 +351,19 @@ class Conversation(Struct, gc=False):
     def _hand_over(self, delivery: Delivery, parked: BodyRef | None) -> None:
         """Store it, show it, and count it where the customer's messages count."""
         state, channel = self.state, delivery.channel
-        self._store(delivery, parked)
+        self.effects.deliver(delivery, parked)
         if state.talks is not None and delivery.category != groups.NO_CATEGORY:
             windows.sent(state, channel, delivery.account)  # an operation says nothing to her
             if state.waiting:
                 self._answered(channel)
+        keep_ms = self.policy.archived(channel)
+        if keep_ms is not None:
+            self.effects.live(live.handed(delivery), keep_ms, parked)
 
-    def _store(self, delivery: Delivery, parked: BodyRef | None) -> None:
+    def _copy(self, delivery: Delivery, parked: BodyRef | None) -> None:
+        """The same for a further device: the first one's is counted."""
         self.effects.deliver(delivery, parked)
-        keep_ms = self.policy.archived(delivery.channel)
+        keep_ms = self.policy.archived(PUSH)
         if keep_ms is not None:
             self.effects.live(live.handed(delivery), keep_ms, parked)
 
@@ -460,7 +468,7 @@ class Conversation(Struct, gc=False):
             self._answered(inbound.channel)
             return
         if inbound.sender is not None:
-            self._heard_from(inbound, inbound.sender.removeprefix("~"), now)
+            heard_from(state, inbound, inbound.sender.removeprefix("~"), policy, now)
         opened: list[Held] = []
         if "event" not in inbound.content:
             at = min(to_ms(inbound.at), now)
@@ -475,14 +483,6 @@ class Conversation(Struct, gc=False):
             opened = self._held()
         if opened:
             self._decide_again(opened, now)
-
-    def _heard_from(self, inbound: Inbound, address: str, now: int) -> None:
-        """Her address is remembered if none is known; which device she uses, if that matters."""
-        to, channel = self.state.to, inbound.channel
-        if channel == devices.CHANNEL and (self.policy.hears_devices or channel not in to):
-            devices.hear(self.state, address, min(to_ms(inbound.at), now))
-        else:
-            to.setdefault(channel, address)
 
     def _reply(self, inbound: Inbound, now: int) -> None:
         """Answer by the first rule that matches; all that do may set do not disturb."""

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from hub import limits
 from hub.contract.decode import DEVICE_STEP
 from hub.contract.times import to_ms
-from hub.contract.types import Delivery, Receipt
-from hub.policy.devices import CHANNEL, died, further, split_address
+from hub.contract.types import Delivery, Inbound, Receipt
+from hub.policy.devices import CHANNEL, died, further, hear, split_address
 from hub.policy.policy import Policy
 from hub.policy.rules import Question
 from hub.policy.state import (
@@ -46,7 +46,11 @@ def targets(
 
 
 def note(
-    state: ConversationState, now: int, name: bytes, attempt: int, to: list[tuple[str, str]]
+    state: ConversationState,
+    now: int,
+    name: bytes,
+    first: Delivery,
+    others: list[tuple[str, str]],
 ) -> None:
     """Remember a dispatch to several devices, for their receipts."""
     assert state.devices is not None
@@ -54,8 +58,8 @@ def note(
     while copies and copies[-1].at < now - limits.SEND_MEMORY_MS:
         copies.pop()
     del copies[limits.COPIES - 1 :]
-    accounts = [account for account, _ in to]
-    copies.insert(0, Copies(now, name, attempt, accounts, [DISPATCHED] * len(to)))
+    accounts = [first.account, *(account for account, _ in others)]
+    copies.insert(0, Copies(now, name, first.attempt, accounts, [DISPATCHED] * len(accounts)))
 
 
 def copies_of(state: ConversationState, send: Send) -> Copies | None:
@@ -105,3 +109,14 @@ def bury(state: ConversationState, send: Send, account: str, receipt: Receipt) -
     before = state.to.get(CHANNEL)
     died(state, account, receipt.to, to_ms(receipt.dead_since or receipt.at))
     return state.to.get(CHANNEL) != before
+
+
+def heard_from(
+    state: ConversationState, inbound: Inbound, address: str, policy: Policy, now: int
+) -> None:
+    """Her address is remembered if none is known; which device she uses, where that matters."""
+    channel = inbound.channel
+    if channel == CHANNEL and (policy.hears_devices or channel not in state.to):
+        hear(state, address, min(to_ms(inbound.at), now))
+    else:
+        state.to.setdefault(channel, address)

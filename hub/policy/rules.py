@@ -152,7 +152,7 @@ class Cap(Rule):
         else:
             oldest, following = period(question.zone, self.calendar, instant)
         lets_through, for_all = self.lets_through, self.per == "customer"
-        mine = self._mine(question, state)
+        mine = "" if for_all else self._mine(question, state)
         for send in sends:
             if send.at < oldest:
                 return None
@@ -191,10 +191,8 @@ class Cap(Rule):
 
     def _mine(self, question: Question, state: ConversationState) -> str:
         """The same of what is asked for."""
-        if self.per == "customer":
-            return ""
-        if self.per == "channel":
-            return question.channel
+        if self.per != "account":
+            return question.channel if self.per == "channel" else ""
         return account_for(state, question.sender, question.channel)
 
 

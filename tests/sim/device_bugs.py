@@ -21,9 +21,9 @@ def every_device_counts(patch: pytest.MonkeyPatch) -> None:
     """A dispatch to three devices is three for the caps."""
     note = several.note
 
-    def counting(state: ConversationState, now: int, name: bytes, attempt: int, to: Any) -> None:
-        note(state, now, name, attempt, to)
-        state.sends[:0] = [replace(state.sends[0], attempt=100) for _ in to[1:]]
+    def counting(state: ConversationState, *rest: Any) -> None:
+        note(state, *rest)
+        state.sends[:0] = [replace(state.sends[0], attempt=100) for _ in rest[-1]]
 
     patch.setattr(conversation, "note", counting)
 

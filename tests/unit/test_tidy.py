@@ -15,7 +15,9 @@ PRODUCT = ("hub", "actors", "channels")
 PURE = (
     "hub/policy",
     "hub/contract",
+    "actors/commands.py",
     "actors/conversation.py",
+    "actors/devices.py",
     "actors/turn.py",
     "actors/placement.py",
     "actors/fallback.py",
