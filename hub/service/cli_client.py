@@ -264,6 +264,10 @@ def customer(
             ("zone", answer["zone"]),
             ("owner", answer["owner"]),
             ("addresses", _pairs(answer["to"])),
+            *(
+                ("device", f"{device['to']}, last seen {device['last_seen_at'] or 'long ago'}")
+                for device in answer["devices"]
+            ),
             ("do not disturb", _pairs(until)),
             (
                 "takeover",
