@@ -18,6 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from actors.account_admission import turned_away
 from actors.account_customers import closed, ended, follows, recall
 from actors.account_effects import Effects
 from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate, wait_of
@@ -151,11 +152,10 @@ class Account:
             self._effects.count("tact_ignored_total", "delivery-repeated")
             return
         key = attempt_key(name)
-        if self.queue.size >= WAITING_MAX:
-            self._end(name, attempt, "failed", now, "throttled", "backlog-full")
-            return
-        if self.gate.blocked_ms > now and 0 < attempt.expires_ms <= self.gate.blocked_ms:
-            self._end(name, attempt, "failed", now, "throttled", self.gate.blocked_by)
+        kind, full = self._kind, self.queue.size >= WAITING_MAX
+        away = turned_away(self, delivery, attempt, now, full=full, replaces=kind.supersedes)
+        if away is not None:
+            self._end(name, attempt, "failed", now, *away)
             return
         entry = Entry(name, attempt, delivery)
         if self._bodies >= (2 * BODIES_KEPT if delivery.urgent else BODIES_KEPT):

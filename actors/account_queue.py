@@ -153,6 +153,11 @@ class Queue:
         del self.by_id[entry.id]
         self._place(entry.attempt.customer, line)
 
+    def of(self, customer: str) -> list[Entry]:
+        """What waits of one conversation, in the order decided."""
+        line = self._lines.get(customer)
+        return [] if line is None else list(line.entries)
+
     def idle(self) -> list[Entry]:
         """What waits in conversations that have nothing on its way, in the order decided."""
         idle = (line for line in self._lines.values() if not line.busy)

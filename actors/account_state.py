@@ -74,6 +74,8 @@ class Attempt(Struct, array_like=True):
     """Long limits per recipient do not count it."""
     dead_ms: int = 0
     """Since when its address is dead, if the provider has said so."""
+    collapse: bytes = b""
+    """What a newer one for this customer replaces it by; empty: nothing does."""
 
     @property
     def counted_for(self) -> str:

@@ -52,6 +52,9 @@ class Kind:
     closes: bool = False
     """A used-up long limit per recipient is `failed`, class `window_closed`, at once: its
     conversation goes on by another channel, or waits by the policy's rule."""
+    supersedes: bool = False
+    """What waits in the account is replaced by a newer delivery of the same application, address
+    and collapse key."""
     window: Window | None = None
     """What may be sent to a customer after a message of hers."""
     joined: str = ""
@@ -185,6 +188,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         named=True,
         receipts_for="96h",  # a member confirms when he likes
         closes=True,
+        supersedes=True,
         limits_of="channels.wecom.config:member_limits",
         joined=_WECOM_JOINED,
         identity=_WECOM_IDENTITY,
@@ -211,6 +215,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         _REPLACED,
         limits={"account": ("600000/min",)},
         named=True,
+        supersedes=True,
         peers=False,
     ),
     "apns": Kind(
@@ -221,6 +226,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "ApnsProvider",
         _REPLACED,
         named=True,
+        supersedes=True,
         peers=False,
     ),
     "getui": Kind(
@@ -231,6 +237,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "GetuiProvider",
         "once: an unanswered push is sent again under its id, by which getui drops repeats",
         named=True,
+        supersedes=True,
         peers=False,
         closes=True,  # a device's marketing messages of the day are used up: the route goes on
         limits_of="channels.push.vendors.quotas:documented",
@@ -243,6 +250,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "JpushProvider",
         "once: an unanswered push is sent again under its id, by which JPush drops repeats",
         named=True,
+        supersedes=True,
         peers=False,
         closes=True,
         limits_of="channels.push.vendors.quotas:documented",
@@ -255,6 +263,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "WebhookProvider",
         "at least once: repeated under one `webhook-id` until it is answered",
         named=True,
+        supersedes=True,
     ),
     "apprise": Kind(
         "push",
@@ -264,6 +273,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "AppriseProvider",
         _ONCE,
         named=True,
+        supersedes=True,
         peers=False,
     ),
     "webpush": Kind(
@@ -274,6 +284,7 @@ PROVIDERS: Final[dict[str, Kind]] = {
         "WebPushProvider",
         _REPLACED,
         named=True,
+        supersedes=True,
         peers=False,
     ),
 }

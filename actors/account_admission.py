@@ -1,0 +1,58 @@
+"""What an account turns away instead of queueing it, and what a newer delivery replaces.
+
+Where the provider's kind says so, a delivery with a collapse key replaces what waits for the same
+address by that key of the same application. It replaces only what has not left: what became of an
+earlier try that was not answered only the provider can tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from actors.account_state import Attempt
+from hub.contract.types import Delivery, FailureClass
+
+if TYPE_CHECKING:
+    from actors.account import Account
+
+SUPERSEDED: Final[tuple[FailureClass, str]] = ("superseded", "collapse-key")
+
+
+def turned_away(
+    account: Account, delivery: Delivery, attempt: Attempt, now: int, *, full: bool, replaces: bool
+) -> tuple[FailureClass, str] | None:
+    """Why a delivery that has just been read must not wait here: failure and code. `full`: the
+    account has no place; `replaces`: its kind says so."""
+    if replaces and delivery.collapse_key is not None:
+        attempt.collapse = _key(delivery)
+        if not attempt.handed and _replaced(account, attempt, now):
+            return SUPERSEDED
+    if full:
+        return "throttled", "backlog-full"
+    if account.gate.blocked_ms > now and 0 < attempt.expires_ms <= account.gate.blocked_ms:
+        return "throttled", account.gate.blocked_by
+    return None
+
+
+def _replaced(account: Account, attempt: Attempt, now: int) -> bool:
+    """Give back what it replaces. Returns whether a newer one waits: what is urgent comes ahead.
+
+    What another account handed over replaces nothing: its place says when it was handed over.
+    """
+    for entry in account.queue.of(attempt.customer):
+        if entry.attempt.collapse != attempt.collapse:
+            continue
+        if entry.order > (attempt.sequence, attempt.place):
+            return True
+        if not entry.attempt.unsure:
+            account.refuse(entry.id, *SUPERSEDED, now)
+    return False
+
+
+def _key(delivery: Delivery) -> bytes:
+    """64 bits: compared only among what waits for one customer."""
+    whole = msgspec.json.encode((delivery.app, delivery.to, delivery.collapse_key))
+    return hashlib.blake2b(whole, digest_size=8).digest()
