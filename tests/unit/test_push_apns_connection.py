@@ -266,6 +266,20 @@ async def test_answers_after_a_goaway() -> None:
     pair.lose()
 
 
+async def test_a_goaway_before_a_request_was_written() -> None:
+    """It is within the last stream that counts, so it leaves and is answered."""
+    pair = Pair(max_concurrent_streams=10)
+    pair.run()
+    pair.connection.begin(1, HEADERS, b"{}")
+    pair.connection.data_received(bytes.fromhex("000008 07 00 00000000 7fffffff 00000000"))
+    assert pair.connection.room == 0
+    pair.run()
+    assert pair.whole == [1]
+    pair.answer(1)
+    assert pair.owner.told == {1: (200, b"")}
+    pair.lose()
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
