@@ -6,13 +6,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
 PURCHASES := $(CURDIR)/.venv/demo
 
-.PHONY: help setup test lint demo bench bench-send bench-wecom lock
+.PHONY: help setup test lint demo bench bench-send bench-wecom bench-push lock
 
 help:
 	@echo "make setup   install into .venv"
 	@echo "make test    run the test suite"
 	@echo "make demo    start everything embedded and run the main job on real messages"
-	@echo "make bench   measure on this machine (bench-send: sending alone; bench-wecom: WeCom alone)"
+	@echo "make bench   measure on this machine (bench-send, bench-wecom, bench-push: only that)"
 	@echo "make lint    check style"
 	@echo "make lock    pin the newest allowed versions in the lock files"
 
@@ -46,6 +46,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.decide
 	$(MAKE) bench-send
 	$(MAKE) bench-wecom
+	$(MAKE) bench-push
 
 # Deliveries to SMS submitted: about ten minutes by itself.
 bench-send: setup
@@ -54,6 +55,10 @@ bench-send: setup
 # Messages, callbacks and welcome messages at the fake WeCom: about ten minutes by itself.
 bench-wecom: setup
 	$(BIN)/python -m benchmarks.wecom
+
+# Pushes at the fakes of FCM and APNs (this one needs Node): a few minutes by itself.
+bench-push: setup
+	$(BIN)/python -m benchmarks.push
 
 # What builds the project is locked as well, because setup builds without isolation.
 LOCK := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -52,6 +52,8 @@ class Child:
         self._process = process
         self.ready: Any = None
         """Its first line."""
+        self.last = b""
+        """What it said when it was ended."""
 
     @property
     def pid(self) -> int:
@@ -87,7 +89,7 @@ class Child:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 self._process.send_signal(how)
-            await self._process.communicate()
+            self.last, _ = await self._process.communicate()
 
 
 class Simulator(Child):
@@ -108,6 +110,11 @@ class Simulator(Child):
         """End it, and read all that it has seen."""
         await self.end()
         return self.record()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each thing has happened, as it says at its end."""
+        return dict(msgspec.json.decode(self.last.splitlines()[-1])["counts"])
 
 
 class Bench:
