@@ -36,6 +36,7 @@ from actors.account_state import (
     unpack_peer,
 )
 from channels.provider import Bundle, ProviderCommand, ProviderInbound, ProviderReceipt
+from channels.registry import PROVIDERS
 from hub.contract.types import FailureClass, ReceiptStatus
 from hub.limits import ID_CHARS
 from hub.policy.state import DELIVERED, FAILED, READ, STATUS
@@ -186,7 +187,14 @@ def _whole(attempt: Attempt) -> ReceiptStatus | None:
 # ---- inbound -------------------------------------------------------------------------------------
 
 
-def know_peer(effects: Effects, account: Account, entry: Entry, now: int) -> None:
+def know_peers(effects: Effects, account: Account, now: int) -> None:
+    """Remember whom the addresses belong to that something is about to leave for."""
+    if PROVIDERS[account.config.provider].peers or account.gate.counts_recipients:
+        for entry in account.claimed:
+            _know_peer(effects, account, entry, now)
+
+
+def _know_peer(effects: Effects, account: Account, entry: Entry, now: int) -> None:
     """Remember whom an address belongs to, before something leaves for it."""
     attempt = entry.attempt
     key = peer_key(account.name, attempt.recipient)

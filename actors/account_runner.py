@@ -37,7 +37,7 @@ from actors.account_io import (
 )
 from actors.account_mail import Answered, Bundled, Letter, Linked, Mailbox, Reported, Written
 from actors.account_partition import AccountPartition, TurnChanges
-from actors.account_receipts import hear, know_peer, learn_ids, receive, take_bundle
+from actors.account_receipts import hear, know_peers, learn_ids, receive, take_bundle
 from actors.account_state import ACCEPTED, attempt_key
 from actors.orders import Orders
 from channels.accounts import AccountConfig
@@ -99,6 +99,8 @@ class AccountRunner:
         """Heap: when an account wants to be asked again."""
         self._asked: dict[str, float] = {}
         """The earliest entry of each account in it."""
+        self._carries_more = True
+        """The last slice had something that nobody waits for."""
         self._tidy_s = 0.0
         self._idle: list[Account] = []
         """To be put away before the next turn."""
@@ -354,8 +356,8 @@ class AccountRunner:
         return self._backed_up or any(p.restoring for p in self.partitions.values())
 
     async def _gather(self) -> None:
-        """What is there, into the partitions' turns. The network is let in between two slices; what
-        is urgent, and may have come by it, cuts the turn short."""
+        """What is there, into the partitions' turns. The network is let in between two slices, and
+        what somebody waits for cuts the turn short."""
         now = self._clock.now_ms()
         for account, entry, delivery in self._bodies.take():
             if self._served(account) is not None:  # else it was replaced meanwhile
@@ -382,22 +384,22 @@ class AccountRunner:
             self._bodies.ask(partition.fetches)
 
     def _slice(self, now: int) -> bool:
-        """A little of all that is there; whether something urgent was among it.
-
-        What is urgent is claimed as soon as it is taken: its account's backlog, and the deliveries
-        that fill the turn, come after it.
-        """
-        self._hear()
+        """A little of what is there; whether somebody waits for what was among it. Of two turns
+        that somebody waits for, one carries nothing else: it is short, and soon committed."""
+        waited_for = self._hear()
         if self._held_up:
-            return False
+            return waited_for
         urgent = self._intake.take_urgent(now)
         for name, count in urgent.items():
             account = self._dirty.pop(name, None)
             if account is not None:
                 self._ask(account, now, URGENT_CLAIMS + count)
-        self._intake.take(now)
-        self._claim(now)
-        return bool(urgent)
+        waited_for = waited_for or bool(urgent)
+        self._carries_more = not waited_for or not self._carries_more
+        if self._carries_more:
+            self._intake.take(now)
+            self._claim(now)
+        return waited_for
 
     @property
     def _more(self) -> bool:
@@ -428,9 +430,10 @@ class AccountRunner:
         if account.next_ms < self._asked.get(name, math.inf):
             self._asked[name] = account.next_ms
             heapq.heappush(self._asks, (account.next_ms, name))
-        if account.claimed:
+        home = self._home(name)
+        if account.claimed and home is not None:
             self._leaving[name] = account
-            self._know_peers(account, now)
+            know_peers(home, account, now)
         return looked
 
     def _tidy(self, now: int) -> None:
@@ -452,22 +455,16 @@ class AccountRunner:
         home = self._home(account.name)
         return home if home is not None and home.accounts.get(account.name) is account else None
 
-    def _know_peers(self, account: Account, now: int) -> None:
-        home = self._home(account.name)
-        known = PROVIDERS[account.config.provider].peers or account.gate.counts_recipients
-        if home is not None and known:
-            for entry in account.claimed:
-                know_peer(home, account, entry, now)
-
     # ---- what providers say --------------------------------------------------------------------
 
-    def _hear(self) -> None:
-        now = self._clock.now_ms()
+    def _hear(self) -> bool:
+        """What providers say; whether customers do, who wait for an answer."""
+        now, called = self._clock.now_ms(), False
         for _ in range(min(len(self._inbox), LETTERS_SLICE)):
             mailbox = self._inbox[0].mailbox
             partition = self.partitions.get(mailbox.number)
             if partition is not None and partition.full:
-                return  # the rest is heard in the next turn
+                break  # the rest is heard in the next turn
             letter = self._inbox.popleft()
             account = None if partition is None else partition.accounts.get(mailbox.account)
             if partition is None or account is None or partition.lost or mailbox.closed:
@@ -484,6 +481,7 @@ class AccountRunner:
                 case Written(inbound=inbound, stored=stored):
                     hear(partition, partition, account, inbound, now)
                     partition.stored.append(stored)
+                    called = True
                 case Bundled(bundle=bundle, stored=stored):
                     take_bundle(partition, partition, account, bundle, now)
                     partition.stored.append(stored)
@@ -491,6 +489,7 @@ class AccountRunner:
                     account.changed(link, now)
                     if link.window > 0 and account.departing:
                         self._leaving[account.name] = account
+        return called
 
     def _answered(
         self, partition: AccountPartition, account: Account, delivery: str, letter: Answered

@@ -261,7 +261,7 @@ BUGS: dict[Any, tuple[int | range, str]] = {
     outbox_forgotten_too_early: (60, "every-delivery-ends: "),
     handed_over_and_kept: (30, "one-open-attempt: opened-after-it-was-handed-over"),
     handed_over_though_it_may_be_sent: (30, "sent-once: submitted-twice"),
-    checkpoint_not_stored: (10, "sent-once: submitted-twice"),
+    checkpoint_not_stored: (10, "taken, and would be again after a crash"),
     told_again_and_backwards: (10, "every-delivery-ends: told-backwards"),
     refusals_are_not_heard: (10, "replies-are-kept: refusal-without-do-not-disturb"),
     wakes_lost_on_recovery: (20, "not quiet after"),
