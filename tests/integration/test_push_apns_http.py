@@ -216,6 +216,24 @@ async def test_what_cannot_leave_is_handed_back(apns: Apns) -> None:
         await apns.told.until(lambda: "no connection" in apns.told.links[-1].reason)
 
 
+async def test_what_waits_for_a_stream_is_handed_back(tmp_path: Path) -> None:
+    async with running(tmp_path, streams=1) as apns, apns.connected(connections=1) as provider:
+        await put_held(apns, provider, 1)
+        put(provider, "shop:waits:1")
+        await apns.fake.order("cut")
+        assert (await apns.told.answer("shop:held-0:1")).kind == "unknown"
+        assert await apns.told.answer("shop:waits:1") == Answer("retry")
+
+
+async def test_stopping_ends_connections_that_only_answer(apns: Apns) -> None:
+    async with apns.connected(connections=1) as provider:
+        (id,) = await put_held(apns, provider, 1)
+        await apns.fake.order("goaway")
+        await apns.told.until(lambda: apns.window() == 0)
+        await provider.stop(0)
+        assert (await apns.told.answer(id)).kind == "unknown"
+
+
 async def test_stopping_waits_and_then_cuts(apns: Apns) -> None:
     async with apns.connected() as provider:
         await apns.warm(provider, 1_000)
