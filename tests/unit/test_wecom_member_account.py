@@ -122,6 +122,34 @@ def test_a_host_that_dies_costs_nothing_and_repeats_nothing(after_ms: int) -> No
     scene(play)
 
 
+def live(bench: MemberBench) -> list[dict[str, Any]]:
+    """The tasks that were not cancelled."""
+    return [task for task in bench.wecom.tasks.values() if not task["cancelled"]]
+
+
+@pytest.mark.parametrize("between_s", [0.005, 5, 60])
+@pytest.mark.parametrize("dies_s", [None, 0.01, 0.05, 0.1, 1])
+def test_a_newer_one_of_the_same_key_replaces_an_older_one_once(
+    between_s: float, dies_s: float | None
+) -> None:
+    async def play(bench: MemberBench) -> None:
+        same = {"customer": "kim", "to": "wm1", "collapse_key": "price"}
+        bench.deliver_to(1, **same)
+        await asyncio.sleep(between_s)
+        newer = {"content": msgspec.Raw(b'{"text":"newer"}'), "at": rfc3339(START_MS + 60_000)}
+        bench.deliver_to(2, **same | newer)
+        if dies_s is not None:
+            await asyncio.sleep(dies_s)
+            await bench.die()
+        await bench.until(lambda: len(bench.told()) >= 2, 7_200)
+        await asyncio.sleep(600)  # whatever would be told twice
+        assert Counter(bench.told()) == {"shop:i1:1 failed superseded": 1, "shop:i2:1 sent": 1}
+        assert [task["text"]["content"] for task in live(bench)] == ["newer"]
+        assert dies_s or len(bench.wecom.tasks) == 1 + (between_s == 60)
+
+    scene(play)
+
+
 def test_a_customer_who_leaves_and_a_group_that_changes_are_told() -> None:
     async def play(bench: MemberBench) -> None:
         bench.deliver_to(1, customer="kim")
