@@ -406,7 +406,7 @@ class Pipe(asyncio.Transport):
         self.aborted = False
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 0
+        assert (high, low) == (1, 0)
 
     def write(self, data: Any) -> None:
         self.written.append(data)

@@ -282,7 +282,7 @@ class Wire(asyncio.Transport):
         self._framer.feed(bytes(data))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high == 0
+        assert (high, low) == (1, 0)
 
     def pause_reading(self) -> None:
         self.reading = False

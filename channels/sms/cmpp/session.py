@@ -199,7 +199,8 @@ class Session(asyncio.Protocol):
             return
         self._transport = transport
         # What the socket does not take waits here, where it is known not to have left.
-        transport.set_write_buffer_limits(high=0)
+        # Not 0: asyncio's TLS says at 0 that it is full when it is empty.
+        transport.set_write_buffer_limits(high=1, low=0)
         config = self._config
         stamp = values.timestamp(self._clock.now_ms())
         self._authenticator = values.authenticator_source(config.sp_id, config.secret, stamp)

@@ -194,7 +194,8 @@ class Session(asyncio.Protocol):
         self._transport = transport
         # What the system does not take waits here, where it is known not to have left; and what it
         # takes is on its way when `write` returns.
-        transport.set_write_buffer_limits(high=0)
+        # Not 0: asyncio's TLS says at 0 that it is full when it is empty.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._state = "binding"
         self._heard = self._now()
         self._deadline = self._heard + self._config.connect_timeout_s
