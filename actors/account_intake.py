@@ -30,6 +30,9 @@ AHEAD_MAX = 256
 """Messages of a channel that a partition has taken ahead of its checkpoint; what is urgent beyond
 them waits its turn. Each is some 30 bytes of state while the backlog before it is taken over."""
 
+BACKLOG = 8
+"""Messages of a channel that are more than a turn takes, or may be."""
+
 AccountOf = Callable[[AccountPartition, str], Account | None]
 """The account of a name, made if it is not in memory; None: it is not configured."""
 
@@ -76,6 +79,12 @@ class DeliveryIntake:
         """Whether anything is there to be taken."""
         reader = self.reader
         return reader is not None and any(map(reader.buffered, self.channels))
+
+    @property
+    def backlog(self) -> bool:
+        """Whether so much is there that it takes several turns."""
+        reader = self.reader
+        return reader is not None and any(reader.buffered(c) > BACKLOG for c in self.channels)
 
     def take_urgent(self, now: int) -> dict[str, int]:
         """Take what is urgent ahead of its turn: how many for which account.

@@ -384,8 +384,8 @@ class AccountRunner:
             self._bodies.ask(partition.fetches)
 
     def _slice(self, now: int) -> bool:
-        """A little of what is there; whether somebody waits for what was among it. Of two turns
-        that somebody waits for, one carries nothing else: it is short, and soon committed."""
+        """A little of what is there; whether somebody waits for what was among it. Beside a
+        backlog every other turn of that carries nothing else: it is short, and soon committed."""
         waited_for = self._hear()
         if self._held_up:
             return waited_for
@@ -395,7 +395,8 @@ class AccountRunner:
             if account is not None:
                 self._ask(account, now, URGENT_CLAIMS + count)
         waited_for = waited_for or bool(urgent)
-        self._carries_more = not waited_for or not self._carries_more
+        hurries = waited_for and self._intake.backlog
+        self._carries_more = not hurries or not self._carries_more
         if self._carries_more:
             self._intake.take(now)
             self._claim(now)

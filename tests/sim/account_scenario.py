@@ -299,6 +299,7 @@ def _hurry(
         "URGENT_CLAIMS": (0,),
         "URGENT_SLICE": (1,),
         "AHEAD_MAX": (1, 2),
+        "BACKLOG": (0, 2),
     }
     drawn.bounds |= {n: chance.choice(v) for n, v in small.items() if chance.random() < 0.4}
 
