@@ -15,8 +15,9 @@ from actors.account_state import Attempt
 from channels.provider import Prepared
 from hub.contract.types import Delivery
 
-Place = tuple[int, int, int]
-"""(-priority, LEDGER sequence, place in the message): what leaves first is the least."""
+Ready = tuple[int, int, int, int, str]
+"""(-priority, LEDGER sequence, place in the message, stamp, conversation): what leaves first is the
+least. Flat, for a heap compares its entries often."""
 
 
 class Entry:
@@ -44,7 +45,7 @@ class Entry:
 class _Line:
     """One conversation's deliveries, in the order decided."""
 
-    __slots__ = ("busy", "entries", "ready_ms", "stamp")
+    __slots__ = ("busy", "entries", "priority", "ready_ms", "stamp")
 
     def __init__(self) -> None:
         self.entries: deque[Entry] = deque()
@@ -53,10 +54,14 @@ class _Line:
         self.ready_ms = 0.0
         self.stamp = 0
         """The heap's entry that counts (0: none); all others of this conversation are stale."""
+        self.priority = 0
+        """Of the most urgent, when it was placed: those before it leave first."""
 
-    def place(self) -> Place:
-        first = self.entries[0]
-        return (-max(entry.attempt.priority for entry in self.entries), *first.order)
+    def most_urgent(self) -> int:
+        entries = self.entries
+        if len(entries) == 1:
+            return entries[0].attempt.priority
+        return max(entry.attempt.priority for entry in entries)
 
 
 class Queue:
@@ -66,7 +71,7 @@ class Queue:
 
     def __init__(self) -> None:
         self._lines: dict[str, _Line] = {}
-        self._ready: list[tuple[Place, str, int]] = []
+        self._ready: list[Ready] = []
         self._later: list[tuple[float, str, int]] = []
         """(not before, conversation, stamp)."""
         self._stamps = 0
@@ -89,6 +94,8 @@ class Queue:
             entries.insert(len(entries) - len(later), entry)
         else:
             entries.append(entry)
+            if line.stamp and entry.attempt.priority <= line.priority:
+                return  # its conversation's turn stays where it is
         self._place(entry.attempt.customer, line)
 
     def next(self, now: float) -> Entry | None:
@@ -99,12 +106,13 @@ class Queue:
             if line is not None and line.stamp == stamp:
                 line.ready_ms = 0.0
                 self._place(customer, line)
-        while self._ready:
-            _, customer, stamp = self._ready[0]
-            line = self._lines.get(customer)
+        ready, lines = self._ready, self._lines
+        while ready:
+            _, _, _, stamp, customer = ready[0]
+            line = lines.get(customer)
             if line is not None and line.stamp == stamp:
                 return line.entries[0]
-            heapq.heappop(self._ready)
+            heapq.heappop(ready)
         return None
 
     def next_ms(self) -> float:
@@ -176,17 +184,20 @@ class Queue:
             return
         self._stamps += 1
         line.stamp = stamp = self._stamps
+        line.priority = line.most_urgent()
         if line.ready_ms:
             heapq.heappush(self._later, (line.ready_ms, customer, stamp))
         else:
-            heapq.heappush(self._ready, (line.place(), customer, stamp))
+            first = line.entries[0].attempt
+            place = (-line.priority, first.sequence, first.place)
+            heapq.heappush(self._ready, (*place, stamp, customer))
         if len(self._ready) + len(self._later) > 64 + 4 * len(self._lines):
             self._compact()
 
     def _compact(self) -> None:
         """Drop stale entries of the heaps."""
         fresh = self._fresh
-        self._ready = [entry for entry in self._ready if fresh(entry[1], entry[2])]
+        self._ready = [entry for entry in self._ready if fresh(entry[4], entry[3])]
         self._later = [entry for entry in self._later if fresh(entry[1], entry[2])]
         heapq.heapify(self._ready)
         heapq.heapify(self._later)
