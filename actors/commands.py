@@ -69,3 +69,8 @@ def forget_person(state: ConversationState) -> None:
     state.waiting.clear()
     state.talked()
     devices.forget_all(state)
+
+
+def consent(state: ConversationState) -> tuple[object, ...]:
+    """What a command must change for held intents to be decided again (step 9)."""
+    return dict(state.dnd), state.zone, dict(state.to), state.agent, state.takeover

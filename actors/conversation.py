@@ -225,7 +225,10 @@ class Conversation(Struct, gc=False):
 
     def _decide_again(self, due: list[Held], now: int) -> None:
         """Step 7: everything is asked again, in the order of priority, expiry, acceptance."""
+        released = fallback.Released(now)
         for held in sorted(due, key=release_order):
+            if released.puts_off(held):
+                continue
             if held.in_flight and not held.timed and held.failure is None:
                 self.state.held.remove(held)  # the flight is over: its dispatch's word stands
                 continue
@@ -238,7 +241,8 @@ class Conversation(Struct, gc=False):
                 parked = BodyRef(held.block, held.index, held.size, held.urgent)
                 reason = fallback.reason_of(held)
                 self._take_off(held, question, verdict.channel, now)
-                self._dispatch(question, name, verdict, _NO_CONTENT, parked, now, reason)
+                sent = self._dispatch(question, name, verdict, _NO_CONTENT, parked, now, reason)
+                released.add(held, sent)
             else:
                 self.state.held.remove(held)
                 self._end(held, question, verdict, now)
@@ -305,8 +309,8 @@ class Conversation(Struct, gc=False):
         parked: BodyRef | None,
         now: int,
         reason: str | None = None,
-    ) -> None:
-        """Hand over to the channel and count it; both are in the same commit.
+    ) -> int:
+        """Hand over to the channel and count it; both are in the same commit. How many deliveries.
 
         `reason`: why an intent that was dispatched before goes out by another channel.
         """
@@ -347,6 +351,7 @@ class Conversation(Struct, gc=False):
         self._tell_decision(
             question, "dispatched", now, verdict.blocks, channel, delivery, reason=reason
         )
+        return 1 + len(others or ())
 
     def _hand_over(self, delivery: Delivery, parked: BodyRef | None) -> None:
         """Store it, show it, and count it where the customer's messages count."""
@@ -458,7 +463,7 @@ class Conversation(Struct, gc=False):
     def _on_inbound(self, inbound: Inbound, now: int) -> None:
         """A message of the customer; or, with `agent`, of a person on our side; or an event."""
         state, policy = self.state, self.policy
-        before = self._consent() if state.held else None
+        before = commands.consent(state) if state.held else None
         keep_ms = policy.archived(inbound.channel)
         if keep_ms is not None:
             self.effects.live(live.heard(inbound), keep_ms)
@@ -479,7 +484,7 @@ class Conversation(Struct, gc=False):
                 self._set_wake()
         if policy.replies:
             self._reply(inbound, now)
-        if before is not None and self._consent() != before:
+        if before is not None and commands.consent(state) != before:
             opened = self._held()
         if opened:
             self._decide_again(opened, now)
@@ -512,7 +517,7 @@ class Conversation(Struct, gc=False):
             commands.forget_person(state)
             self._set_wake()
             return
-        before = self._consent()
+        before = commands.consent(state)
         problem = commands.carry_out(command, state, accepted)
         if problem is not None:
             self._reject(command, now, problem)
@@ -521,17 +526,12 @@ class Conversation(Struct, gc=False):
             state.waiting.clear()
             state.talked()
             self._set_wake()
-        if state.held and self._consent() != before:
+        if state.held and commands.consent(state) != before:
             self._decide_again(self._held(), now)
 
     def _held(self) -> list[Held]:
         """What a change of consent or addresses lets be decided again."""
         return [held for held in self.state.held if not held.in_flight]
-
-    def _consent(self) -> tuple[object, ...]:
-        """What a command must change for held intents to be decided again (step 9)."""
-        state = self.state
-        return dict(state.dnd), state.zone, dict(state.to), state.agent, state.takeover
 
     # ---- memory and words ----------------------------------------------------------------------
 

@@ -174,3 +174,31 @@ def question_of_held(key: str, held: Held, state: ConversationState, policy: Pol
 def release_order(held: Held) -> tuple[int, int, int]:
     """Step 7: priority high to low, expiry soonest first (none last), acceptance."""
     return -held.priority, held.expires if held.expires_stated else NEVER, held.accepted
+
+
+class Released:
+    """How much of what waited has left at once. More than a commit holds waits a moment longer."""
+
+    __slots__ = ("_bytes", "_deliveries", "_now", "_urgent")
+
+    def __init__(self, now: int) -> None:
+        self._now = now
+        self._bytes = self._deliveries = self._urgent = 0
+
+    def add(self, held: Held, deliveries: int) -> None:
+        """It leaves, as so many deliveries."""
+        self._deliveries += deliveries
+        self._bytes += deliveries * held.size
+        if held.urgent:
+            self._urgent += deliveries
+
+    def puts_off(self, held: Held) -> bool:
+        """Whether it must wait for the next turn: enough has left."""
+        if (
+            self._deliveries < limits.RELEASED_DELIVERIES
+            and self._urgent < limits.RELEASED_URGENT
+            and self._bytes < limits.HELD_BYTES
+        ):
+            return False
+        held.wake = self._now + 1  # later than what it was woken for: else nobody wakes it
+        return True

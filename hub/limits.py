@@ -51,6 +51,11 @@ CONVERSATION_FULL_BYTES = 192 * KIB
 """A packed conversation this large takes no more intents: about 1,000 held. They are `rejected`."""
 HELD_BYTES = 1 * MIB
 """Bodies held for one conversation: what one wake-up or command may release at once."""
+RELEASED_DELIVERIES = 1_000
+"""Deliveries that one wake-up or command releases at once; the rest follows in the next turns."""
+RELEASED_URGENT = 8
+"""Urgent ones of them, each a message of its own. Eight, and those of one intent for ten devices,
+still fit BATCH_MESSAGES beside ARRAY_ENTRIES."""
 SENDS = 2_048
 """Dispatches remembered for one conversation. Twice the largest cap limit, so that dropping the
 oldest could only matter to a cap after 1,000 failed receipts."""

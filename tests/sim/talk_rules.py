@@ -149,7 +149,8 @@ class TalkRules:
         self._words(said, [each for each in events if each.kind == "words"])
         self._feeds(said)
         again = {(each.app, each.intent) for each in said if isinstance(each, Outcome)}
-        left = {(held.app, held.id) for held in state.held}  # else it has ended in silence
+        # Else it has ended in silence, or enough was sent at once and it is decided right after.
+        left = {(held.app, held.id) for held in state.held if held.wake != step.now + 1}
         for name in (step.released - again) & left:
             self._complain("windows", "not decided again when she wrote", name)
 

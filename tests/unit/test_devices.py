@@ -390,6 +390,24 @@ def test_a_lost_body_is_told_once_for_all_devices():
     assert not any(work.deliveries.values())
 
 
+def test_what_waited_leaves_by_and_by_when_a_commit_would_not_hold_it():
+    owned = partition()
+    turn = turn_of(owned)
+    told_addresses(turn, 10)
+    later = rfc3339(NOW + 1_000)
+    fields = {"category": "news", "to": {}, "route": ["push"], "not_before": later}
+    many = [turn_intent(f"i{number}", **fields) for number in range(30)]
+    turn.receive(message(20, *many, lane="urgent"), NOW)
+    at, sent = NOW + 1_000, 0
+    while (wake := owned.next_wake()) is not None:
+        at, turn = max(at, wake), turn_of(owned)
+        assert owned.due(at, 1) == [KEY], "it is woken at once, and only once"
+        turn.wake(owned, KEY, at)
+        assert 0 < turn.works[1].entries <= limits.RELEASED_URGENT + 10 + 1
+        sent += len(turn.works[1].urgent_deliveries)
+    assert (sent, at) == (300, NOW + 1_029)
+
+
 def test_only_so_many_dispatches_are_remembered_device_by_device(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "COPIES", 2)
     owned = partition()
