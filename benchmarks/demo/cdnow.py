@@ -80,16 +80,11 @@ def marked(text: str) -> str | None:
 
 
 def addresses(customer: str) -> dict[str, str]:
-    """Where a customer can be reached: most by push, many by SMS, few not at all; those who came
-    by WeChat there, and by SMS."""
+    """Where a customer can be reached beside the app: most by SMS; those who came by WeChat there,
+    and by SMS."""
     if customer.startswith(WECHAT):
         return {"wecom": customer, "sms": number_of(customer)}
-    found = {}
-    if chosen(f"{customer} push", 10) < 8:
-        found["push"] = f"device-{customer}"
-    if chosen(f"{customer} sms", 10) < 8:
-        found["sms"] = number_of(customer)
-    return found
+    return {"sms": number_of(customer)} if chosen(f"{customer} sms", 10) < 8 else {}
 
 
 def number_of(customer: str) -> str:

@@ -121,7 +121,8 @@ def _count_life(facts: Facts, life: list[Told]) -> None:
 
 
 def _last_words(history: History) -> dict[str, str]:
-    """Delivery id to the furthest thing a receipt has said of it."""
+    """Delivery id to the furthest thing a receipt has said of it; of several devices, of the first
+    alone: no fallback goes to several."""
     found: dict[str, str] = {}
     for each in history.published:
         if isinstance(each.message, Receipt):

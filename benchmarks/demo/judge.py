@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.demo import pushed as pushing
 from benchmarks.demo import sent as sending
 from benchmarks.demo import talks as talking
 from benchmarks.demo.attempts import AttemptLog
@@ -16,7 +17,7 @@ from benchmarks.demo.centre import Record
 from benchmarks.demo.customers import Customers
 from benchmarks.demo.facts import customers as customers_of
 from benchmarks.demo.facts import gather, longest_silence_ms
-from benchmarks.demo.report import Run, show
+from benchmarks.demo.report import Parts, Run, show
 from channels.accounts import load_accounts
 from hub import limits
 from hub.checkers import History, Violation, check_all
@@ -30,6 +31,8 @@ class Kills:
     host_ms: int = 0
     sender: int = 0
     sender_ms: int = 0
+    pusher: int = 0
+    pusher_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,18 @@ class Seen:
     """(application, intent) of everything that was acknowledged."""
     sent: sending.Sent
     talks: talking.Talks
+    pushes: pushing.Pushes
     kills: Kills
 
 
 def judge(console: Console, history: History, seen: Seen) -> list[Violation]:
     """Show the tables; returns every broken promise."""
-    sent, talks, kills = seen.sent, seen.talks, seen.kills
+    sent, talks, pushes, kills = seen.sent, seen.talks, seen.pushes, seen.kills
     violations = [
         *check_all(history, seen.acknowledged),
         *sending.check(sent, history),
         *talking.check(talks, history),
+        *pushing.check(pushes, history),
     ]
     run = Run(
         published=seen.published,
@@ -59,14 +64,16 @@ def judge(console: Console, history: History, seen: Seen) -> list[Violation]:
         customers=customers_of(history),
         deliveries=len(history.deliveries),
         outcomes=len(history.outcomes),
-        killed=(kills.host, kills.sender),
+        killed=(kills.host, kills.sender, kills.pusher),
         silence_s=longest_silence_ms(history, limits.PARTITIONS, kills.host_ms) / 1000,
         sms_silence_s=sending.silence_ms(sent.lines, kills.sender_ms) / 1000,
+        push_silence_s=pushing.silence_ms(pushes, kills.pusher_ms) / 1000,
         end_ms=history.end_ms,
     )
     facts, sms = gather(history, kills.host_ms), sending.count(sent, history)
     spoken = talking.count(talks, history, kills.host_ms)
-    show(console, run, facts, (sent, sms), (talks, spoken), violations)
+    pushed = pushing.count(pushes, history)
+    show(console, run, facts, Parts(sent, sms, talks, spoken, pushes, pushed), violations)
     return violations
 
 
@@ -91,6 +98,19 @@ def sent_by(
         last[log.account],
         throttled_s,
     )
+
+
+def pushed_by(
+    accounts: Path,
+    records: tuple[Path, Path],
+    logs: list[AttemptLog],
+    last: dict[str, int],
+) -> pushing.Pushes:
+    """What the accounts that push did. Raises ConfigError."""
+    names = {log.account for log in logs}
+    mine = [each for each in load_accounts(accounts) if each.name in names]
+    at_fcm, at_grid = map(read_record, records)
+    return pushing.Pushes(mine, at_fcm, at_grid, logs, last)
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:

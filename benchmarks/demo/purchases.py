@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.demo.cdnow import WECHAT, Purchase, addresses, chosen, mark, number_of
 from benchmarks.demo.partitions import partition_of
+from benchmarks.demo.push import devices
 
 APP = "shop"
 ZONES = (
@@ -38,6 +39,10 @@ MISTAKE_EVERY = 200
 """Purchases between two one-time codes, two repeats and two mistakes."""
 BATCH = 100
 """Purchases in one array at most: two intents each, of the 256 objects that are allowed."""
+SIGN_INS = 200
+"""In one array."""
+DOWN = ["push", "wecom", "sms"]
+"""The route of order notices to those who came by WeChat and had the app: all there is."""
 
 
 @dataclass
@@ -56,9 +61,11 @@ class Outgoing:
 def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Iterator[Outgoing]:
     """Everything the shop publishes, in order. `now` dates the offers that end soon.
 
-    Two of three customers are members of the club: they hear of their purchases once a week, in
-    arrays on the bulk lane. The others hear of each at once.
+    First the devices on which its customers have its app, as it tells of them at a sign-in. Two of
+    three customers are members of the club: they hear of their purchases once a week, in arrays on
+    the bulk lane. The others hear of each at once.
     """
+    yield from sign_ins(purchases, partitions)
     mistakes = _mistakes()
     week: dict[int, list[Purchase]] = defaultdict(list)
     number_of_week = 0
@@ -79,6 +86,21 @@ def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Itera
         if purchase.number % MISTAKE_EVERY == 0:
             yield next(mistakes)(purchase)
     yield from _batches(week, number_of_week, now)
+
+
+def sign_ins(purchases: list[Purchase], partitions: int) -> Iterator[Outgoing]:
+    """A command for every device of every customer, in arrays by partition."""
+    waiting: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for customer in dict.fromkeys(purchase.customer for purchase in purchases):
+        for number, address in enumerate(devices(customer)):
+            command = {"id": f"sign-in-{customer}-{number}", "app": APP, "customer": customer}
+            command |= {"op": "profile.set", "to": {"push": address}}  # type: ignore[dict-item]
+            waiting[partition_of(customer, partitions)].append(command)
+    for partition, several in waiting.items():
+        for start in range(0, len(several), SIGN_INS):
+            some = several[start : start + SIGN_INS]
+            name = f"sign-ins-{partition}-{start}"
+            yield _outgoing("sign-in", "command", some[0]["customer"], some, name)
 
 
 def _batches(week: dict[int, list[Purchase]], number: int, now: datetime) -> Iterator[Outgoing]:
@@ -117,6 +139,8 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
     }
     if to := addresses(customer):
         notice["to"] = to
+    if customer.startswith(WECHAT) and devices(customer):
+        notice["route"] = DOWN
     offer: dict[str, Any] = {
         "id": f"offer-{number}",
         "app": APP,
@@ -124,7 +148,7 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
         "category": "marketing",
         "content": {
             "sms": {"text": f"10% off your next order. {mark(f'offer-{number}')} "},
-            "*": {"title": "For you", "text": "10% off your next order", "url": "/next"},
+            "push": {"title": "For you", "text": "10% off your next order", "link": "shop://next"},
         },
     }
     kind = chosen(f"offer {number}", 10)

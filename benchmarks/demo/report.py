@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.demo.facts import Facts, Until, percentile
+from benchmarks.demo.pushed import Pushes, PushFacts
+from benchmarks.demo.report_push import add_pushes
 from benchmarks.demo.report_wecom import add_talks
 from benchmarks.demo.sent import Sent, SentFacts
 from benchmarks.demo.talks import TalkFacts, Talks
@@ -36,7 +38,7 @@ PROMISES = {
     "fallback": ("fallback for no cause", "fallbacks"),
     "sent-once": ("submitted twice", "sent"),
     "one-open-attempt": ("two attempts open", "attempts"),
-    "account-limits": ("over account's limits", "SMS"),
+    "account-limits": ("over account's limits", "sent"),
     "leaves-in-order": ("left out of order", "sent"),
     "every-delivery-ends": ("end never told", "messages"),
     "receipts-count": ("receipt without effect", "receipts"),
@@ -48,6 +50,10 @@ PROMISES = {
     "welcomed-in-time": ("welcome late or none", "who came"),
     "wecom-limits": ("over a limit of WeCom", "by WeCom"),
     "takeover-holds": ("campaign in a takeover", "campaigns"),
+    "dead-devices": ("push to a dead device", "pushes"),
+    "counted-once": ("device counted by a cap", "dispatches"),
+    "pushed-as-told": ("pushed twice, or never", "pushes"),
+    "one-key": ("repeat under another id", "webhooks"),
     "live-feed": ("wrong in the live feed", "lines"),
 }
 """Checker to what a broken promise is called, and among what it was looked for."""
@@ -64,29 +70,38 @@ class Run:
     customers: int
     deliveries: int
     outcomes: int
-    killed: tuple[int, int]
-    """Pids of the host that decided and of the one that sent."""
+    killed: tuple[int, int, int]
+    """Pids of the host that decided, the one that sent, and the one that pushed."""
     silence_s: float
     """From the kill to the next decision for the last of the dead host's partitions."""
     sms_silence_s: float
     """From the kill of the host that sent to the next SMS."""
+    push_silence_s: float
+    """From the kill of the host that pushed to the next push."""
     end_ms: float
 
 
+class Parts(NamedTuple):
+    """What the hub's own accounts did, and the counts of it."""
+
+    sent: Sent
+    sms: SentFacts
+    talks: Talks
+    spoken: TalkFacts
+    pushes: Pushes
+    pushed: PushFacts
+
+
 def show(
-    console: Console,
-    run: Run,
-    facts: Facts,
-    of_sms: tuple[Sent, SentFacts],
-    of_wecom: tuple[Talks, TalkFacts],
-    violations: list[Violation],
+    console: Console, run: Run, facts: Facts, parts: Parts, violations: list[Violation]
 ) -> None:
-    among = _among(run, facts, of_sms, of_wecom)
+    among = _among(run, facts, parts)
     for table in (
         _published(run),
         _became(run, facts),
-        _sent(facts, *of_sms),
-        _talked(*of_wecom),
+        _pushed(parts.pushed),
+        _sent(facts, parts.sent, parts.sms),
+        _talked(parts.talks, parts.spoken),
         _speed(run, facts),
         _promises(among, violations),
     ):
@@ -164,9 +179,9 @@ def _became(run: Run, facts: Facts) -> Table:
 
 
 _WHO = {
-    "push": "a gateway over NATS",
-    "sms": "the hub's own account",
-    "wecom": "the hub's own accounts",
+    "push": "by an account at FCM, and one that posts signed webhooks",
+    "sms": "by an account at an SMS centre",
+    "wecom": "by four accounts of a corp",
 }
 _ENDINGS = {
     "superseded": "a newer offer with the same collapse key took its place",
@@ -239,6 +254,12 @@ def _sent(facts: Facts, sent: Sent, sms: SentFacts) -> Table:
     return table
 
 
+def _pushed(pushed: PushFacts) -> Table:
+    table = _table("What was pushed", "count", "FCM and a partner's system: fakes, each a process")
+    add_pushes(table, pushed)
+    return table
+
+
 def _talked(talks: Talks, spoken: TalkFacts) -> Table:
     table = _table("What happened at WeCom", "count", "WeCom: a fake in a process of its own")
     add_talks(table, spoken, talks.told)
@@ -261,7 +282,8 @@ def _speed(run: Run, facts: Facts) -> Table:
         "longest silence",
         f"{run.silence_s:.1f} s",
         f"after SIGKILL of host {run.killed[0]}, which decided; "
-        f"{run.sms_silence_s:.1f} s without an SMS after that of {run.killed[1]}",
+        f"{run.sms_silence_s:.1f} s without an SMS after that of {run.killed[1]}, "
+        f"{run.push_silence_s:.1f} s without a push after that of {run.killed[2]}",
     )
     return table
 
@@ -272,23 +294,22 @@ def _waits(by_lane: dict[str, list[float]], urgent: bool) -> list[float]:
     )
 
 
-def _among(
-    run: Run, facts: Facts, of_sms: tuple[Sent, SentFacts], of_wecom: tuple[Talks, TalkFacts]
-) -> dict[str, int]:
+def _among(run: Run, facts: Facts, parts: Parts) -> dict[str, int]:
     """Among how many things broken promises were looked for."""
-    (sent, sms), (talks, spoken) = of_sms, of_wecom
-    openings = [each for log in talks.logs for each in log.openings]
+    sent, sms, talks, spoken, pushes, pushed = parts
+    openings = [each for log in (*talks.logs, *pushes.logs) for each in log.openings]
     taken = len(talks.seen.taken)
+    requests = len(pushes.at_fcm) + len(pushes.posts)
     return {
         "intents": facts.intents,
         "deliveries": run.deliveries,
         "outcomes": run.outcomes,
         "fallbacks": sum(became.total() for became in facts.fallbacks.values()),
-        "sent": sms.submitted + taken,
+        "sent": sms.submitted + taken + requests,
         "attempts": sum(opening.open for opening in [*sent.openings, *openings]),
-        "messages": sms.reported.total() + spoken.handed,
-        "SMS": sms.submitted,
-        "receipts": sum(line["kind"] == "confirmed" for line in sent.lines),
+        "messages": sms.reported.total() + spoken.handed + pushed.handed,
+        "receipts": sum(line["kind"] == "confirmed" for line in sent.lines)
+        + pushed.receipts.total(),
         "replies": len(sent.said),
         "refusals": sms.refusals,
         "lines": spoken.shown,
@@ -296,6 +317,9 @@ def _among(
         "by WeCom": taken,
         "who came": len(talks.seen.came),
         "campaigns": spoken.campaigns,
+        "pushes": pushed.handed,
+        "dispatches": pushed.dispatches,
+        "webhooks": len(pushes.posts),
     }
 
 

@@ -237,14 +237,15 @@ def account_history(sent: Sent, history: History) -> tuple[AccountHistory, list[
         published=list(history.published),
         decided=sent.decided,
         openings=sent.openings,
-        limits=_rules(sent.account),
+        limits=rules_of(sent.account),
         confirmed=_confirmed(sent, whose, history),
         heard=_heard(sent, by_intent.values(), history),
     )
     return found, unnamed
 
 
-def _rules(account: AccountConfig) -> list[LimitRule]:
+def rules_of(account: AccountConfig) -> list[LimitRule]:
+    """The limits in force, as the checkers count them."""
     return [
         LimitRule(
             account.name,

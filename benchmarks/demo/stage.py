@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientSession
 
+from benchmarks.demo import push
 from benchmarks.demo import wecom as corp
 from benchmarks.demo.centre import command as centre_command
 from benchmarks.demo.child import Child
@@ -18,9 +20,11 @@ POLICY = Path(__file__).with_name("policy.toml")
 ACCOUNTS = Path(__file__).with_name("accounts.toml")
 CENTRE_PORT = "port               = 2775"
 WECOM_URL = '"http://127.0.0.1:2776"'
-"""In ACCOUNTS: replaced by where the centre and WeCom are."""
-SECRETS = {"smsc-password": "secret", **corp.SECRETS}
-"""Files that ACCOUNTS names."""
+FCM_URL = '"http://127.0.0.1:2777"'
+GRID_URL = '"http://127.0.0.1:2778/push"'
+"""In ACCOUNTS: replaced by where the fakes are."""
+SECRETS = {"smsc-password": "secret", **corp.SECRETS, **push.SECRETS}
+"""Files that ACCOUNTS names; another, push.CREDENTIALS, is written by the fake."""
 HOSTS = 2
 THROTTLED = 'tact_account_throttled_seconds_total{account="sms"'
 START_S = 90.0
@@ -44,6 +48,22 @@ replay_messages = {replay}
 """
 
 
+@dataclass(frozen=True)
+class Fakes:
+    """Those whom the hub's accounts talk with."""
+
+    centre: Child
+    office: Child
+    fcm: Child
+    grid: Child
+    wecom: corp.Wecom
+    """What happens at `office`."""
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        return self.centre, self.office, self.fcm, self.grid
+
+
 class Stage:
     """Starts processes, and ends them when the demo was cut short."""
 
@@ -53,19 +73,35 @@ class Stage:
         """The record of the SMS centre."""
         self.seen = directory / "wecom.jsonl"
         """The record of WeCom."""
+        self.pushes = directory / "fcm.jsonl"
+        """The record of FCM."""
+        self.posts = directory / "grid.jsonl"
+        """The record of the grid."""
         self._children: list[Child] = []
 
-    async def start_fakes(self) -> tuple[Child, Child, corp.Wecom]:
-        """The SMS centre and WeCom; writes the accounts file, for which it must be known where
-        they are. Raises ChildFailed."""
-        command = centre_command(self.submits)
-        centre = await self._started("centre", command, listens=True)
-        wecom = await self._started("wecom", corp.command(self.directory, self.seen))
-        port, url = (await centre.line(START_S))["port"], (await wecom.line(START_S))["url"]
-        self._write("accounts.toml", accounts_at(port, url))
+    async def start_fakes(self) -> Fakes:
+        """The SMS centre, WeCom, FCM and the grid; writes the accounts file, for which it must be
+        known where they are. Raises ChildFailed."""
+        commands = {
+            "centre": centre_command(self.submits),
+            "wecom": corp.command(self.directory, self.seen),
+            "fcm": push.fcm_command(self.directory, self.pushes),
+            "grid": push.grid_command(self.posts),
+        }
+        children = [
+            await self._started(name, command, listens=name in ("centre", "grid"))
+            for name, command in commands.items()
+        ]
+        port, *urls = [
+            line["port"] if child.name == "centre" else line["url"]
+            for child in children
+            for line in [await child.line(START_S)]
+        ]
+        self._write("accounts.toml", accounts_at(port, *urls))
         for name, secret in SECRETS.items():
             self._write(name, f"{secret}\n")
-        return centre, wecom, corp.Wecom(url)
+        centre, office, fcm, grid = children
+        return Fakes(centre, office, fcm, grid, corp.Wecom(urls[0]))
 
     async def start_hub(self) -> tuple[Child, dict[str, Any]]:
         """`tact up`, and its line when it is ready. Raises ChildFailed."""
@@ -100,11 +136,16 @@ class Stage:
         (self.directory / name).write_text(text, encoding="utf-8")
 
 
-def accounts_at(centre_port: int, wecom_url: str) -> str:
+def accounts_at(centre_port: int, wecom_url: str, fcm_url: str, grid_url: str) -> str:
     """The accounts file for fakes that are there."""
     accounts = ACCOUNTS.read_text(encoding="utf-8")
-    found = ((CENTRE_PORT, f"port = {centre_port}"), (WECOM_URL, f'"{wecom_url}"'))
-    for before, after in found:
+    found = {
+        CENTRE_PORT: f"port = {centre_port}",
+        WECOM_URL: f'"{wecom_url}"',
+        FCM_URL: f'"{fcm_url}"',
+        GRID_URL: f'"{grid_url}"',
+    }
+    for before, after in found.items():
         assert before in accounts
         accounts = accounts.replace(before, after)
     return accounts

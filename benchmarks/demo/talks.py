@@ -230,7 +230,7 @@ def _count_notices(facts: TalkFacts, history: History) -> None:
                 continue
             if outcome.channel == CHANNEL:
                 facts.in_window += 1
-            elif follows(outcome) == FAILED:
+            elif follows(outcome) == FAILED and (outcome.reason or "").startswith(CHANNEL):
                 reason = (outcome.reason or "").partition(" failed: ")[2]
                 facts.refused[reason] += 1
                 facts.in_window -= 1

@@ -1,4 +1,4 @@
-"""The demo's accounts, and a day at its WeCom, decided by the product."""
+"""The demo's accounts, what services make of its pushes, and a day at its WeCom."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.demo import people, stage, talks, wecom
+from benchmarks.demo import people, push, pushed, stage, talks, wecom
 from channels.accounts import AccountConfig, parse_accounts
+from channels.push.fake.fcm import FakeFcm
 from hub.checkers import History
 from hub.contract.times import rfc3339
+from hub.contract.types import Delivery
 from hub.policy.document import load_policy
 from tests.support.histories import Recorder, intent
 
@@ -19,13 +21,68 @@ from tests.support.histories import Recorder, intent
 @cache
 def accounts() -> dict[str, AccountConfig]:
     """As the demo writes them."""
-    text = stage.accounts_at(2_775, "http://127.0.0.1:2776")
+    urls = (f"http://127.0.0.1:{port}" for port in (2_776, 2_777, 2_778))
+    text = stage.accounts_at(2_775, *urls)
     secrets = {}
-    for name, secret in stage.SECRETS.items():
-        variable = name.replace("-", "_")
+    fcm = FakeFcm()
+    fcm.grants.url = "http://127.0.0.1:2777/token"
+    for name, secret in {**stage.SECRETS, push.CREDENTIALS: fcm.key_file()}.items():
+        variable = name.replace("-", "_").replace(".", "_")
         text = text.replace(f'{{ file = "{name}" }}', f'{{ env = "{variable}" }}')
         secrets[variable] = secret
     return {config.name: config for config in parse_accounts(text, Path(), secrets)}
+
+
+class AtPush:
+    """What FCM and the grid make of a recorder's pushes, at once: what is gone is told as dead, and
+    what follows from that is decided."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.at_fcm: list[dict[str, Any]] = []
+        self.at_grid: list[dict[str, Any]] = []
+        self._taken = 0
+
+    def takes(self) -> None:
+        """What the hub has handed over since."""
+        while new := self.recorder.handed[self._taken :]:
+            self._taken += len(new)
+            for handed in new:
+                if handed.delivery.channel == "push":
+                    self._take(handed.delivery)
+
+    def _take(self, delivery: Delivery) -> None:
+        at, gone = self.recorder.now, delivery.to.startswith(("unregistered-", "gone-"))
+        common = {"at": at, "to": delivery.to}
+        if delivery.account == push.PHONES:
+            fate = "UNREGISTERED" if gone else "accept"
+            data = {pushed.ID_KEY: delivery.id}
+            line = {"id": "" if gone else f"0:{delivery.id}", "data": data, "fate": fate}
+            self.at_fcm.append(common | line)
+            self._tell(delivery, "failed" if gone else "sent")
+            return
+        name, status = {"delivery": delivery.id}, "failed" if gone else "delivered"
+        line = {"kind": "posted", "id": f"dlv_{delivery.id}", "try": 1, "fate": "accept"}
+        self.at_grid.append(common | name | line | {"took": True})
+        self.at_grid.append({"kind": "confirmed", "at": at, "status": status} | name)
+        self._tell(delivery, "sent")
+        self._tell(delivery, status)
+
+    def _tell(self, delivery: Delivery, status: str) -> None:
+        receipt = {"delivery": delivery.id, "customer": delivery.customer, "status": status}
+        receipt |= {"at": rfc3339(self.recorder.now)}
+        if status == "failed":
+            receipt |= {"class": "dead_address", "code": "UNREGISTERED", "to": delivery.to}
+        elif delivery.account == push.PHONES:
+            receipt |= {"last": True}  # type: ignore[dict-item]
+        self.recorder.publish("receipt", receipt, "accounts")
+
+    def pushes(self) -> pushed.Pushes:
+        """As a run of the demo finds them."""
+        mine = [accounts()[name] for name in push.ACCOUNTS]
+        newest = max(handed.sequence for handed in self.recorder.handed)
+        last = dict.fromkeys(push.ACCOUNTS, newest)
+        return pushed.Pushes(mine, self.at_fcm, self.at_grid, [], last)
 
 
 class AtWecom:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import signal
 import sys
@@ -21,9 +22,10 @@ from benchmarks.demo import (
     centre,
     customers,
     facts,
-    gateway,
     partitions,
     purchases,
+    push,
+    pushed,
     report,
     run,
     stage,
@@ -36,14 +38,15 @@ from channels.accounts import AccountConfig
 from channels.sms.message import Sms
 from hub.checkers import History, Published, Violation, all_checkers, check_all
 from hub.checkers.accounts import account_checkers
+from hub.checkers.push import push_checkers
 from hub.checkers.wecom import wecom_checkers
 from hub.contract.decode import Rejection, decode
 from hub.contract.subjects import partition_of
-from hub.contract.types import Delivery, Intent
+from hub.contract.types import Delivery, Intent, ProfileSet
 from hub.ledger.audit import NotWhole
 from hub.ledger.port import LogRecord, Outbound
 from hub.policy.document import load_policy
-from tests.support.demo import accounts, day_at_wecom
+from tests.support.demo import AtPush, accounts, day_at_wecom
 from tests.support.histories import MINUTE_MS, Recorder, intent
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -103,13 +106,17 @@ def test_every_good_message_is_valid_and_the_same_every_time():
     policy = load_policy(stage.POLICY)
     made = list(purchases.messages(many(1_000), NOW, 16))
     assert made == list(purchases.messages(many(1_000), NOW, 16))
-    assert {one.kind for one in made} == {"purchase", "batch", "code", "repeat", "mistake"}
+    kinds = {"sign-in", "purchase", "batch", "code", "repeat", "mistake"}
+    assert {one.kind for one in made} == kinds
     for one in made:
         if one.kind == "mistake":
             continue
         found = decoded(one)
-        assert all(isinstance(each, Intent) for each in found)
         assert len({partition_of(each.customer, 16) for each in found}) == 1
+        if one.kind == "sign-in":
+            assert all(isinstance(each, ProfileSet) for each in found)
+            continue
+        assert all(isinstance(each, Intent) for each in found)
         assert {each.category for each in found} <= policy.categories.keys()
         assert one.kind == "repeat" or [each.id for each in found] == one.ids
     assert sum(one.purchases for one in made) == 1_000
@@ -133,14 +140,9 @@ def test_every_mistake_is_one_and_there_is_every_kind():
         assert any(reason.startswith(word) for reason in reasons), word
 
 
-def test_the_gateway_knows_the_partitions_and_reports_everything_a_receipt_can_say():
+def test_the_application_knows_the_partitions():
     for key in ("00001", "c", "~group", "z" * 64):
         assert partitions.partition_of(key, 16) == partition_of(key, 16)
-    said = [gateway.answers(f"shop:order-{n}:1") for n in range(500)]
-    words = {word for answers in said for word in answers}
-    assert {status for status, _ in words} == {"sent", "delivered", "read", "failed", "unknown"}
-    assert {failure for _, failure in words} == {None, "dead_address", "provider"}
-    assert [("sent", None)] in said  # and never delivered: what `fallback_after` is for
 
 
 def shopping() -> Recorder:
@@ -156,9 +158,11 @@ def shopping() -> Recorder:
 
 
 @cache
-def demo_history() -> History:
-    """And SMS that have ended."""
+def pushing() -> AtPush:
+    """And pushes that FCM and the grid have answered, and SMS that have ended."""
     recorder = shopping()
+    at_push = AtPush(recorder)
+    at_push.takes()
     for handed in [handed for handed in recorder.handed if handed.delivery.channel == "sms"]:
         for status in ("sent", "delivered"):
             delivery = handed.delivery
@@ -170,7 +174,12 @@ def demo_history() -> History:
                 "provider_id": f"centre-{delivery.id}",
             }
             recorder.publish("receipt", receipt, "accounts")
-    return recorder.history()
+    return at_push
+
+
+@cache
+def demo_history() -> History:
+    return pushing().recorder.history()
 
 
 def test_counts_and_tables_agree_with_the_history():
@@ -190,7 +199,7 @@ def test_counts_and_tables_agree_with_the_history():
 
 
 def test_every_promise_has_a_place_in_the_table():
-    checkers = [*all_checkers(), *account_checkers(), *wecom_checkers()]
+    checkers = [*all_checkers(), *account_checkers(), *wecom_checkers(), *push_checkers()]
     ours = {"refusals-obeyed", "takeover-holds"}
     assert set(report.PROMISES) == {checker.promise for checker in checkers} | ours
 
@@ -222,9 +231,10 @@ def printed(history: History, found: facts.Facts, violations: list[Violation]) -
         customers=facts.customers(history),
         deliveries=len(history.deliveries),
         outcomes=len(history.outcomes),
-        killed=(1, 2),
+        killed=(1, 2, 3),
         silence_s=0.5,
         sms_silence_s=2.5,
+        push_silence_s=2.0,
         end_ms=history.end_ms,
     )
     output = io.StringIO()
@@ -233,9 +243,72 @@ def printed(history: History, found: facts.Facts, violations: list[Violation]) -
     said, at_wecom = day_at_wecom().talks()
     spoken = talks.count(said, at_wecom, at_wecom.end_ms)
     console = Console(file=output, width=report.WIDTH)
-    report.show(console, seen, found, (sent, sms), (said, spoken), violations)
+    pushes = pushing().pushes()
+    parts = report.Parts(sent, sms, said, spoken, pushes, pushed.count(pushes, history))
+    report.show(console, seen, found, parts, violations)
     assert max(map(len, output.getvalue().splitlines())) <= report.WIDTH
     return output.getvalue()
+
+
+# ---- push ----------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_customer_has_devices():
+    names = accounts()
+    assert {names[name].channel for name in push.ACCOUNTS} == {"push"}
+    assert names[push.PHONES].settings.id_key == pushed.ID_KEY
+    everybody = [cdnow.known_as(f"{number:05d}") for number in range(4_000)]
+    found = {customer: push.devices(customer) for customer in everybody}
+    assert {len(addresses) for addresses in found.values()} == {0, 1, 2, 3}
+    assert any(each.startswith("grid/gone-") for several in found.values() for each in several)
+    came_by_wechat = [found[each] for each in everybody if each.startswith(cdnow.WECHAT)]
+    stranded = [addresses for addresses in came_by_wechat if addresses]
+    assert 0 < len(stranded) < len(came_by_wechat) / 10
+    assert all(each.startswith("unregistered-") for (each,) in stranded)
+
+
+def test_pushes_are_counted_and_held_against_the_streams():
+    history, pushes = demo_history(), pushing().pushes()
+    assert check_all(history) == pushed.check(pushes, history) == []
+    counted = pushed.count(pushes, history)
+    assert counted.handed == counted.dispatches + len(history.copies) > counted.dispatches
+    assert (
+        counted.taken + counted.once + sum(line["fate"] == "UNREGISTERED" for line in pushes.at_fcm)
+        == counted.handed
+    )
+    assert counted.dead[push.PHONES] and counted.receipts["delivered"]
+
+    def broken(**more: Any) -> set[str]:
+        changed = dataclasses.replace(pushes, **more)
+        return {each.kind for each in pushed.check(changed, history)}
+
+    taken = next(line for line in pushes.at_fcm if line["id"])
+    assert broken(at_fcm=[*pushes.at_fcm, taken]) == {"submitted-twice", "taken-twice"}
+    without = [line for line in pushes.at_fcm if line is not taken]
+    assert broken(at_fcm=without) == {"told-as-sent-and-not-taken"}
+    posted = next(line for line in pushes.at_grid if line["kind"] == "posted")
+    again = {**posted, "try": 2, "took": False}
+    assert broken(at_grid=[*pushes.at_grid, again]) == set()
+    other = again | {"id": "dlv_other"}
+    assert broken(at_grid=[*pushes.at_grid, other]) == {"repeated-under-another-key"}
+
+
+def test_who_has_lost_the_app_gets_it_by_what_is_left():
+    everybody = (cdnow.known_as(f"{number:05d}") for number in range(4_000))
+    stranded = next(key for key in everybody if key.startswith(cdnow.WECHAT) and push.devices(key))
+    at_push = AtPush(Recorder(load_policy(stage.POLICY)))
+    bought = [cdnow.Purchase(1, stranded, "19970101", 1, "9.99")]
+    for one in purchases.messages(bought, NOW, 16):
+        at_push.recorder.now += 6_000
+        _, _, lane, source, _ = one.subject.split(".")
+        at_push.recorder.take(lane, source, one.payload)
+        at_push.takes()
+    history = at_push.recorder.history()
+    assert check_all(history) == pushed.check(at_push.pushes(), history) == []
+    counted = pushed.count(at_push.pushes(), history)
+    assert (counted.down, counted.dispatches, counted.dead[push.PHONES]) == (1, 2, 1)
+    channels = [each.delivery.channel for each in history.deliveries]
+    assert channels.count("push") == channels.count("sms") == 2
 
 
 # ---- the account ---------------------------------------------------------------------------------
