@@ -250,7 +250,7 @@ BUGS: dict[Any, tuple[int | range, str]] = {
     submitted_before_it_is_stored: (60, "sent-once: "),
     open_is_sent_again_after_a_crash: (30, "sent-once: submitted-twice"),
     unknown_is_sent_again: (10, "sent-once: submitted-twice"),
-    claims_are_good_for_ever: (range(12, 15), "account-limits: over-a-limit"),
+    claims_are_good_for_ever: (range(64, 67), "account-limits: over-a-limit"),
     quota_not_restored: (60, "account-limits: over-a-limit"),
     quota_of_recipients_not_restored: (60, "account-limits: over-a-limit"),
     quota_forgotten_with_a_reload: (range(367, 371), "account-limits: over-a-limit"),
