@@ -226,11 +226,8 @@ class HttpClient:
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:
         got = bytearray()
-        while len(got) < self._body_bytes:
-            chunk = await content.read(self._body_bytes - len(got))
-            if not chunk:
-                break
-            got += chunk
+        while len(got) < self._body_bytes and not content.at_eof():
+            got += await content.read(self._body_bytes - len(got))
         return bytes(got)
 
 
