@@ -209,7 +209,7 @@ class Account:
     # ---- claiming --------------------------------------------------------------------------------
 
     def claim_due(self, now: int, most: int) -> int:
-        """Claim what may leave within OPEN_AHEAD_MS; sets `next_ms`. Returns how many it looked at."""
+        """Claim what may leave within OPEN_AHEAD_MS; sets `next_ms`. Returns how many it saw."""
         self.next_ms = math.inf
         self._drop_overdue(now)
         self._drop_doomed(now)
