@@ -351,7 +351,7 @@ class Conversation(Struct, gc=False):
         self._tell_decision(
             question, "dispatched", now, verdict.blocks, channel, delivery, reason=reason
         )
-        return 1 + len(others or ())
+        return 1 + len(others) if others else 1
 
     def _hand_over(self, delivery: Delivery, parked: BodyRef | None) -> None:
         """Store it, show it, and count it where the customer's messages count."""
