@@ -125,7 +125,7 @@ class AppriseProvider(HttpProvider):
         note = read(delivery.content, "apprise")
         body = "\n".join(filter(None, (note.text, note.link)))
         if not body.strip():
-            raise Unsendable("the content has no text", failure="rejected_content")
+            raise Unsendable("the content has no text", failure="rejected_content", code="no-text")
         return Prepared(delivery.to, units=1, parts=(Notice(note.title, body),))
 
     async def _send(self, submission: Submission) -> Outcome:

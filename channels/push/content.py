@@ -81,13 +81,15 @@ def read(content: Raw, provider: str) -> Note:
     except msgspec.ValidationError as error:
         # Its text names types and places; only of a key that is not known it quotes the key.
         unknown = "unknown field" in str(error)
-        _refuse(f"the content has an unknown key; allowed: {_ALLOWED}" if unknown else str(error))
+        if unknown:
+            _refuse(f"the content has an unknown key; allowed: {_ALLOWED}", "unknown-key")
+        _refuse(str(error), "wrong-type")
     except _UNREADABLE:
-        _refuse("the content is not JSON")
+        _refuse("the content is not JSON", "not-json")
     raw: Raw = getattr(said, provider) if provider in _TABLES else Raw()
     own = _table(raw, provider) if raw else {}
     if not (said.silent or own or said.text.strip()):
-        _refuse(f"the content must have text, or silent, or a table {provider}")
+        _refuse(f"the content must have text, or silent, or a table {provider}", "no-text")
     return Note(
         title=said.title,
         text=said.text,
@@ -107,7 +109,7 @@ def _table(raw: Raw, provider: str) -> dict[str, Any]:
     except _UNREADABLE:
         own = None
     if not isinstance(own, dict) or not _flat(own, DEPTH):
-        _refuse(f"{provider} must be an object of at most {DEPTH} levels")
+        _refuse(f"{provider} must be an object of at most {DEPTH} levels", f"{provider}-table")
     return own
 
 
@@ -173,5 +175,5 @@ def check_size(size: int, most: int) -> None:
         )
 
 
-def _refuse(problem: str) -> NoReturn:
-    raise Unsendable(problem, failure="rejected_content")
+def _refuse(problem: str, code: str) -> NoReturn:
+    raise Unsendable(problem, failure="rejected_content", code=code)

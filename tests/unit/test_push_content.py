@@ -56,32 +56,36 @@ def test_text_may_be_missing(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "words", "code"),
     [
-        (b"{", "not JSON"),
-        (b'"text"', "Expected `object`"),
-        (b"{}", "must have text"),
-        (b'{"text": "  "}', "must have text"),
-        (b'{"apns": {"topic": "a"}}', "must have text"),  # of another provider
-        (b'{"fcm": {}}', "must have text"),
-        (b'{"text": 7}', "$.text"),
-        (b'{"text": "a", "hush-hush": 1}', "unknown key; allowed: text, title"),
-        (b'{"text": "a", "data": {"hush-hush": null}}', "$.data[...]"),
-        (b'{"text": "a", "data": {"k": 9223372036854775808}}', "$.data[...]"),
-        (b'{"text": "a", "badge": -1}', "$.badge"),
-        (b'{"text": "a", "fcm": []}', "fcm must be an object"),
-        (b'{"text": "a", "fcm": null}', "fcm must be an object"),
-        (b'{"text": "a", "fcm": ' + b'{"a":' * 17 + b"1" + b"}" * 17 + b"}", "16 levels"),
-        (b'{"text": "\\ud83d"}', "not JSON"),
-        (b'{"text": "\xff"}', "not JSON"),
+        (b"{", "not JSON", "not-json"),
+        (b'"text"', "Expected `object`", "wrong-type"),
+        (b"{}", "must have text", "no-text"),
+        (b'{"text": "  "}', "must have text", "no-text"),
+        (b'{"apns": {"topic": "a"}}', "must have text", "no-text"),  # of another provider
+        (b'{"fcm": {}}', "must have text", "no-text"),
+        (b'{"text": 7}', "$.text", "wrong-type"),
+        (b'{"text": "a", "hush-hush": 1}', "unknown key; allowed: text, title", "unknown-key"),
+        (b'{"text": "a", "data": {"hush-hush": null}}', "$.data[...]", "wrong-type"),
+        (b'{"text": "a", "data": {"k": 9223372036854775808}}', "$.data[...]", "wrong-type"),
+        (b'{"text": "a", "badge": -1}', "$.badge", "wrong-type"),
+        (b'{"text": "a", "fcm": []}', "fcm must be an object", "fcm-table"),
+        (b'{"text": "a", "fcm": null}', "fcm must be an object", "fcm-table"),
+        (
+            b'{"text": "a", "fcm": ' + b'{"a":' * 17 + b"1" + b"}" * 17 + b"}",
+            "16 levels",
+            "fcm-table",
+        ),
+        (b'{"text": "\\ud83d"}', "not JSON", "not-json"),
+        (b'{"text": "\xff"}', "not JSON", "not-json"),
     ],
 )
-def test_what_is_refused_says_why_and_quotes_nothing(content: bytes, words: str) -> None:
+def test_what_is_refused_says_why_and_quotes_nothing(content: bytes, words: str, code: str) -> None:
     with pytest.raises(Unsendable) as refused:
         read(Raw(content), "fcm")
     assert words in refused.value.message
     assert "hush" not in refused.value.message
-    assert refused.value.failure == "rejected_content"
+    assert (refused.value.failure, refused.value.provider_code) == ("rejected_content", code)
 
 
 @given(st.binary(max_size=200))

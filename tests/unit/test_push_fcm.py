@@ -169,12 +169,12 @@ def test_the_app_is_told_the_deliverys_id_when_it_is_configured() -> None:
             "rejected_content",
             "payload-too-large",
         ),
-        ({"text": "a", "data": {"from": "1"}}, "rejected_content", ""),
-        ({"text": "a", "data": {"google.c": "1"}}, "rejected_content", ""),
-        ({"text": "a", "fcm": {"data": {"n": 1}}}, "rejected_content", ""),
-        ({"text": "a", "fcm": {"android": []}}, "rejected_content", ""),
-        ({"text": "a", "fcm": {"topic": "everybody"}}, "rejected_content", ""),
-        ({"text": "a", "fcm": {"token": "another's-token"}}, "rejected_content", ""),
+        ({"text": "a", "data": {"from": "1"}}, "rejected_content", "data-key"),
+        ({"text": "a", "data": {"google.c": "1"}}, "rejected_content", "data-key"),
+        ({"text": "a", "fcm": {"data": {"n": 1}}}, "rejected_content", "fcm-table"),
+        ({"text": "a", "fcm": {"android": []}}, "rejected_content", "fcm-table"),
+        ({"text": "a", "fcm": {"topic": "everybody"}}, "rejected_content", "fcm-table"),
+        ({"text": "a", "fcm": {"token": "another's-token"}}, "rejected_content", "fcm-table"),
     ],
 )
 def test_contents_that_cannot_be_sent(content: dict[str, Any], failure: str, code: str) -> None:

@@ -51,7 +51,10 @@ def template_of(delivery: Delivery, note: Note, channel: str = "", id_key: str =
         message["data"] = data = {**data, id_key: delivery.id}
     for key in data:
         if _RESERVED.match(key):
-            _refuse("data has a key that FCM keeps for itself (from, message_type, google.…)")
+            _refuse(
+                "data has a key that FCM keeps for itself (from, message_type, google.…)",
+                "data-key",
+            )
     message["token"] = delivery.to
     template = msgspec.json.encode({"message": message})
     if len(template) > PAYLOAD_BYTES:  # or no part of it can be longer
@@ -167,8 +170,8 @@ def _texts(value: Any, place: str) -> dict[str, str]:
     return table
 
 
-def _refuse(problem: str) -> NoReturn:
-    raise Unsendable(problem, failure="rejected_content")
+def _refuse(problem: str, code: str = "fcm-table") -> NoReturn:
+    raise Unsendable(problem, failure="rejected_content", code=code)
 
 
 # ---- its size ----------------------------------------------------------------------------------

@@ -62,7 +62,9 @@ def _shown(
 ) -> dict[str, Any]:
     if not title:
         raise Unsendable(
-            "getui needs a title: give one, or the account's `title`", failure="rejected_content"
+            "getui needs a title: give one, or the account's `title`",
+            failure="rejected_content",
+            code="no-title",
         )
     ups: dict[str, Any] = {"title": title, "body": note.text} | _click(note)
     if collapse_id:
@@ -130,7 +132,9 @@ def _check(body: dict[str, Any]) -> None:
     """What getui would refuse, also of the note's own table. Raises Unsendable."""
     message = body.get("push_message")
     if not isinstance(message, dict) or not message:
-        raise Unsendable("the content has no push_message", failure="rejected_content")
+        raise Unsendable(
+            "the content has no push_message", failure="rejected_content", code="no-push_message"
+        )
     for kind in (message, _inside(body, "push_channel", "android", "ups")):
         _fits(kind, "transmission", PAYLOAD_CHARS)
         notification = _inside(kind, "notification")

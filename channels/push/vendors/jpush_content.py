@@ -99,7 +99,9 @@ def _check(body: dict[str, Any]) -> None:
     notification, message = body.get("notification"), body.get("message")
     if not notification and not message:
         raise Unsendable(
-            "the content has no notification and no message", failure="rejected_content"
+            "the content has no notification and no message",
+            failure="rejected_content",
+            code="no-notification",
         )
     parts = notification if isinstance(notification, dict) else {}
     check_size(_size(parts.get("android")) + _size(message), ANDROID_BYTES)

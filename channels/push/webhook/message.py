@@ -68,7 +68,9 @@ def prepared(delivery: Delivery) -> Prepared:
     try:
         body = msgspec.json.encode(_Envelope("delivery", delivery.at, data))
     except UnicodeError:
-        raise Unsendable("half a surrogate pair", failure="rejected_content") from None
+        raise Unsendable(
+            "half a surrogate pair", failure="rejected_content", code="not-unicode"
+        ) from None
     return Prepared(delivery.to, units=1, parts=(Posted(webhook_id(delivery.id), body),))
 
 
@@ -86,7 +88,9 @@ def content_of(content: Raw) -> Raw:
         return Raw(msgspec.json.encode(left | merged(under, over)))
     except _UNREADABLE:
         raise Unsendable(
-            "the content must be an object, and so must its webhook", failure="rejected_content"
+            "the content must be an object, and so must its webhook",
+            failure="rejected_content",
+            code="webhook-table",
         ) from None
 
 
