@@ -18,8 +18,9 @@ from channels.push.fake.fcm_trouble import Fault
 from channels.push.fake.webhook import Trouble
 from channels.push.webhook.signing import Signer, secret_of
 from hub.checkers import History, check_all
-from hub.checkers.account_records import AccountHistory
+from hub.checkers.account_records import AccountHistory, Submit
 from hub.checkers.accounts import check_accounts
+from hub.checkers.push import PushHistory, check_push
 from hub.clock import SystemClock
 from hub.contract.times import rfc3339
 from hub.contract.types import Inbound, Receipt
@@ -423,13 +424,19 @@ async def test_every_promise_was_kept(hub: Hub, services: PushServices) -> None:
     assert [(one.account, one.customer) for one in written if one.channel == "push"] == [
         ("grid", "dan")
     ]
-    submits = services.submits()
-    assert len(submits) >= 40
+    pushed = services.pushed()
+    assert len(pushed) >= 44
+    submits = [
+        Submit(one.at_ms, one.account, one.delivery, one.delivery.partition(":")[0], one.to)
+        for one in pushed
+    ]
     accounts = AccountHistory(submits=submits, handed=deliveries, published=published)
     assert check_accounts(accounts) == []
     now_ms = SystemClock().now_ms()
-    policies = [parse_policy(POLICY)]
-    assert check_all(History(published, outcomes, deliveries, policies, now_ms)) == []
+    history = History(published, outcomes, deliveries, [parse_policy(POLICY)], now_ms)
+    assert check_all(history) == []
+    handed = [one for one in deliveries if one.delivery.account in ("push", "spare")]
+    assert check_push(PushHistory(history=history, pushed=pushed, handed=handed)) == []
 
 
 def test_nothing_of_it_is_in_logs_and_metrics(hub: Hub, services: PushServices) -> None:

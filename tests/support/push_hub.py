@@ -17,7 +17,7 @@ from channels.push.fake.apns import FakeApns
 from channels.push.fake.fcm import FakeFcm
 from channels.push.fake.webhook import FakeWebhook
 from channels.push.fake.webpush import FakeWebPush
-from hub.checkers.account_records import Submit
+from hub.checkers.push import Pushed
 from tests.support.push_webhook import OTHER_SECRET, SECRET
 from tests.support.push_webpush import PEM, PUBLIC, SUBJECT
 
@@ -136,15 +136,13 @@ class PushServices:
         seen = (system or self.grid).seen
         return self.ask(lambda: [one for one in seen.values() if one.to == address])
 
-    def submits(self) -> list[Submit]:
+    def pushed(self) -> list[Pushed]:
         """All that FCM has taken, of either project: its devices are told the delivery."""
-        found = []
-        for account, fake in (("push", self.fcm), ("spare", self.spare)):
-            for one in self.ask(lambda fake=fake: list(fake.seen)):
-                name = one.message.data[ID_KEY]
-                app = name.partition(":")[0]
-                found.append(Submit(one.at_ms, account, name, app, one.token))
-        return found
+        return [
+            Pushed(one.at_ms, account, one.message.data[ID_KEY], one.token, taken=True)
+            for account, fake in (("push", self.fcm), ("spare", self.spare))
+            for one in self.ask(lambda fake=fake: list(fake.seen))  # type: ignore[misc]
+        ]
 
 
 def posted(url: str, body: bytes, headers: dict[str, str]) -> int:
