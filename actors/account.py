@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 
 from actors.account_admission import turned_away
-from actors.account_customers import closed, ended, follows, recall
+from actors.account_customers import closed, ended, follows, recall, uncount
 from actors.account_effects import Effects
 from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate, wait_of
 from actors.account_queue import Entry, Queue
@@ -124,7 +124,7 @@ class Account:
         """Of what is claimed and has not left."""
         self._doomed: deque[str] = deque()
         """What waits and would expire before a used-up limit lets it go."""
-        self.gate = Gate(config, self._used(), now, effects.owned_ms)
+        self.gate = Gate(config, self._used(), now, effects.owned_ms, resend=resend)
         self.touched_ms = now
         """When something last came for it."""
 
@@ -224,9 +224,7 @@ class Account:
                 self.next_ms = now
                 break
             looked += 1
-            wait_ms = self.gate.ready_ms(
-                entry.attempt.units, self.open_units, self._soon_units, now
-            )
+            wait_ms = self.gate.ready_ms(entry, self.open_units, self._soon_units, now)
             if wait_ms > now:
                 self.next_ms = min(self.next_ms, wait_ms)
                 break
@@ -252,7 +250,7 @@ class Account:
             return
         if self.gate.counts_recipients:
             recall(self._effects, self.gate.quota, self.name, attempt.recipient, now)
-        ready = self.gate.quota_ready(attempt, now)
+        ready = self.gate.quota_ready(entry, now)
         if ready.at_ms > now:
             if ready.scope == "recipient" and self._kind.closes:
                 self._refuse_closed(entry, ready.limit, now)
@@ -274,8 +272,7 @@ class Account:
         if window and not entry.prepared.free and not follows(self._effects, window, attempt, now):
             self._refuse_closed(entry, "window", now)
             return
-        self.gate.claimed(attempt, now)
-        entry.quota_ms = now
+        self.gate.claimed(entry, now)
         attempt.state, attempt.opened_ms, attempt.wake_ms = OPEN, now, 0
         self.queue.take(entry)
         self.open[entry.id] = entry
@@ -314,7 +311,8 @@ class Account:
         """A limit of the whole account is used up. What would expire before is given back now, so
         that its conversation goes on without this account."""
         self.gate.blocked_ms, self.gate.blocked_by = until_ms, limit
-        self._doomed.extend(e.id for e in self.queue if 0 < e.attempt.expires_ms <= until_ms)
+        ends = (e for e in self.queue if 0 < e.attempt.expires_ms <= until_ms and not e.quota_ms)
+        self._doomed = deque(entry.id for entry in ends)
         self._drop_doomed(now)
 
     def _drop_doomed(self, now: int) -> None:
@@ -329,7 +327,7 @@ class Account:
     def _drop_overdue(self, now: int) -> None:
         for entry in self.overdue:
             attempt = entry.attempt
-            self.gate.returned(attempt, entry.quota_ms)
+            uncount(self._effects, self.gate, entry, now)
             if attempt.told >= FAILED or 0 < attempt.expires_ms <= now:
                 self._close(entry)
                 self._end(entry.id, attempt, "failed", now, "expired", "")
@@ -386,8 +384,7 @@ class Account:
             if self.gate.pacer.limited:
                 provider.flush()  # asked before, counted after: no hold-up brings two nearer
             now = clock()
-            self.gate.departed(attempt, entry.quota_ms, now)
-            entry.quota_ms = entry.left_ms = now
+            self.gate.departed(entry, now)
         self.departing.extendleft(reversed(later))
         return next_ms
 
@@ -395,8 +392,7 @@ class Account:
         """What is claimed and has not left waits again: the connection is gone, or we stop."""
         self._drop_overdue(now)
         for entry in [*self.departing, *self.claimed]:
-            attempt = entry.attempt
-            self.gate.returned(attempt, entry.quota_ms)
+            uncount(self._effects, self.gate, entry, now)
             self._again(entry, now, 0)
         self._store_quota(now)
         self._soon_units = 0
@@ -450,6 +446,7 @@ class Account:
     def _refused(self, entry: Entry, answer: Answer, now: int) -> None:
         """Not taken for the moment: `retry` or `throttled`."""
         attempt = entry.attempt
+        uncount(self._effects, self.gate, entry, now)
         attempt.tries += answer.kind == "retry" and bool(answer.code)  # else it never left
         wait_ms = wait_of(answer, attempt.tries)
         if answer.kind == "throttled":

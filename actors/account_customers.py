@@ -9,7 +9,8 @@ account does in any case, before the provider is called.
 from __future__ import annotations
 
 from actors.account_effects import Effects
-from actors.account_gate import CLAIM_MS
+from actors.account_gate import CLAIM_MS, Gate
+from actors.account_queue import Entry
 from actors.account_state import Attempt, Peer, pack, peer_key, unpack_peer
 from actors.quota import Quota
 from channels.registry import Window
@@ -61,6 +62,21 @@ def closed(effects: Effects, window: Window, attempt: Attempt, now: int) -> None
     if peer is not None:
         peer.followed = [now] * window.messages  # nothing that was counted may leave either
         effects.store(peer_key(attempt.account, attempt.recipient), pack(peer))
+
+
+def uncount(effects: Effects, gate: Gate, entry: Entry, now: int) -> None:
+    """What was claimed has not left, or was not taken. So it is written down, beside its customer
+    too: the next for her may be claimed by another owner, days later."""
+    account, recipient = entry.attempt.account, entry.attempt.recipient
+    if gate.counts_recipients:
+        recall(effects, gate.quota, account, recipient, now)
+    gate.returned(entry, now)
+    if gate.counts_recipients:
+        quota = gate.quota.recipient_dump(recipient) or b""
+        peer = peer_of(effects, account, recipient)
+        if peer is not None and peer.quota != quota:
+            peer.quota = quota
+            effects.store(peer_key(account, recipient), pack(peer))
 
 
 def recall(effects: Effects, quota: Quota, account: str, recipient: str, now: int) -> None:

@@ -1,10 +1,15 @@
-"""Whether and when an account may send: its connection, its limits, its circuit, in one place."""
+"""Whether and when an account may send: its connection, its limits, its circuit, in one place.
+
+The long limits count what the provider takes: what it has refused for the moment is given back, but
+not what it may have taken at an earlier try. The short ones count every try.
+"""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
 
+from actors.account_queue import Entry
 from actors.account_state import Attempt
 from actors.breaker import Breaker, BreakerSettings
 from actors.pacer import Pacer
@@ -37,6 +42,7 @@ class Gate:
     and link of one account."""
 
     __slots__ = (
+        "_resend",
         "_settled_ms",
         "blocked_by",
         "blocked_ms",
@@ -50,8 +56,12 @@ class Gate:
         "unsaved",
     )
 
-    def __init__(self, config: AccountConfig, used: bytes, now: int, owned_ms: int) -> None:
-        """`used`: what `dump` of an earlier owner said, who may have sent until `owned_ms`."""
+    def __init__(
+        self, config: AccountConfig, used: bytes, now: int, owned_ms: int, *, resend: bool
+    ) -> None:
+        """`used`: what `dump` of an earlier owner said, who may have sent until `owned_ms`;
+        `resend`: the provider's."""
+        self._resend = resend
         self.link = Link(0, "not connected yet")
         self.blocked_by = ""
         """Which limit of the whole account lets nothing leave, until `blocked_ms`."""
@@ -103,15 +113,16 @@ class Gate:
 
     # ---- asking ----------------------------------------------------------------------------------
 
-    def ready_ms(self, units: int, open_units: int, soon_units: int, now: int) -> float:
-        """When the account may claim another of so many units: `now` for at once, infinite until
-        it is told something.
+    def ready_ms(self, entry: Entry, open_units: int, soon_units: int, now: int) -> float:
+        """When the account may claim another attempt: `now` for at once, infinite until it is told
+        something.
 
         `open_units`: claimed and unanswered; `soon_units`: of these, not on the wire yet.
         """
-        if self.link.window <= 0 or (open_units and open_units + units > self.link.window):
+        units, window = entry.attempt.units, self.link.window
+        if window <= 0 or (open_units and open_units + units > window):
             return math.inf
-        if self.blocked_ms > now:
+        if self.blocked_ms > now and not entry.quota_ms:
             return min(self.blocked_ms, now + BLOCKED_LOOK_MS)
         allowed = self.breaker.ready_ms(now)
         if allowed > now:
@@ -123,9 +134,9 @@ class Gate:
             return now + OPEN_AHEAD_MS / 2
         return now
 
-    def quota_ready(self, attempt: Attempt, now: int) -> Ready:
+    def quota_ready(self, entry: Entry, now: int) -> Ready:
         """When the long limits let it be claimed."""
-        return self.quota.ready(attempt.app, attempt.counted_for, attempt.units, now)
+        return self.quota.ready(*_counted(entry.attempt), now, entry.quota_ms)
 
     def departure(self, attempt: Attempt, now: float) -> Ready:
         """When the short limits let it leave."""
@@ -137,23 +148,43 @@ class Gate:
 
     # ---- counting --------------------------------------------------------------------------------
 
-    def claimed(self, attempt: Attempt, now: float) -> None:
+    def claimed(self, entry: Entry, now: int) -> None:
         """An attempt is claimed."""
-        self.quota.take(attempt.app, attempt.counted_for, attempt.units, now)
+        self.quota.take(*_counted(entry.attempt), now, entry.quota_ms)
+        entry.quota_ms = now
         self.unsaved = self.counts
         self.breaker.sent(now)
 
-    def returned(self, attempt: Attempt, claimed_ms: float) -> None:
-        """What was claimed at that time will not leave."""
-        self.quota.give_back(attempt.app, attempt.counted_for, attempt.units, claimed_ms)
-        self.blocked_ms = 0.0  # by what is given back, maybe: it is asked again
-        self.unsaved = self.counts
-        self.breaker.unsent()
-
-    def departed(self, attempt: Attempt, claimed_ms: float, now: float) -> None:
+    def departed(self, entry: Entry, now: float) -> None:
         """It leaves now."""
+        attempt = entry.attempt
         self.pacer.take(attempt.app, attempt.recipient, attempt.units, now)
-        self.quota.move(attempt.app, attempt.counted_for, attempt.units, claimed_ms, now)
+        self.quota.move(*_counted(attempt), entry.quota_ms, now)
+        entry.quota_ms = entry.left_ms = now
+
+    def returned(self, entry: Entry, now: int) -> None:
+        """What was claimed will not leave, or it has left and was not taken: the long limits do not
+        count it. The short ones do: a provider counts requests."""
+        counted, at = _counted(entry.attempt), entry.quota_ms
+        self.unsaved = self.counts
+        if not entry.left_ms:
+            self.breaker.unsent()
+        if self._may_be_taken(entry.attempt):
+            if not entry.left_ms:
+                self.quota.move(*counted, at, now)
+                entry.quota_ms = now
+            return
+        if entry.left_ms:
+            self.quota.withdraw(*counted, at, now)
+        else:
+            self.quota.give_back(*counted, at)
+        entry.quota_ms = 0.0
+        self.blocked_ms = 0.0  # by what is given back, maybe: it is asked again
+
+    def _may_be_taken(self, attempt: Attempt) -> bool:
+        """By an earlier try, or nobody can tell which of its units."""
+        ids = attempt.ids
+        return (self._resend and attempt.unsure) or (any(ids) and len(ids) != attempt.units)
 
     # ---- what the provider says ------------------------------------------------------------------
 
@@ -198,6 +229,15 @@ class Gate:
         was_up, self.link = self.link.window > 0, link
         self.breaker.link(link.window > 0, now)
         return was_up and link.window <= 0
+
+
+def _counted(attempt: Attempt) -> tuple[str, str, int]:
+    """What the long limits count it for, and how many units: without parts that were taken by an
+    earlier try, which count since then."""
+    units, ids = attempt.units, attempt.ids
+    if len(ids) == units:
+        units = ids.count("")
+    return attempt.app, attempt.counted_for, units
 
 
 def wait_of(answer: Answer, tries: int) -> int:

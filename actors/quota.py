@@ -7,8 +7,11 @@ can have, so no window is ever fuller than its limit. A recipient's value may be
 later, restarts after the one that ended its attempts: the moments of the restarts are remembered
 too. Limits of ten seconds and less are the pacer's.
 
-Every `take` is followed by one `move` (it left) or one `give_back` (it did not). After a restart
-nothing is open: what is sent again is asked for and taken again.
+Every `take` is followed by one `move` (it left) or one `give_back` (it did not), a `move` by one
+`withdraw` if the provider did not take it. What it may have taken, and removes as a repeat if it
+did, is counted once: it is taken again with the moment it left at before (`before`), and counts
+from then on as leaving later. After a restart nothing is open: what is sent again is asked for and
+taken again.
 
 A limit that is new in the configuration counts from then on; one whose number has changed keeps
 what was counted.
@@ -96,7 +99,7 @@ _unpack_recipient = msgspec.msgpack.Decoder(_Recipient).decode
 class Quota:
     """What an account may open, by its long limits. Small while nothing is counted."""
 
-    __slots__ = ("_account", "_apps", "_plan", "_recipients", "_restarts", "_zone")
+    __slots__ = ("_account", "_apps", "_known_ms", "_plan", "_recipients", "_restarts", "_zone")
 
     def __init__(self, limits: tuple[Limit, ...], zone: str) -> None:
         """`zone`: IANA name of the zone whose dates count."""
@@ -104,6 +107,8 @@ class Quota:
         self._zone = zone
         self._restarts: tuple[int, ...] = ()
         """When what had been written down was loaded, rising."""
+        self._known_ms = 0.0
+        """What left before, some of these windows may never have counted."""
         self._account: _Windows | None = None
         self._apps: dict[str, _Windows] | None = None
         self._recipients: dict[str, bytes] | None = None
@@ -112,7 +117,7 @@ class Quota:
     def configured(self, limits: tuple[Limit, ...], zone: str, now: float) -> Quota:
         """With other limits from now on: what is counted and open stays so."""
         quota = Quota(limits, zone)
-        quota._restarts = self._restarts
+        quota._restarts, quota._known_ms = self._restarts, now + 1  # `now` may be of whole ms
         quota._account = self._account and quota._restored("account", _kept(self._account, now))
         quota._apps = self._apps and {
             app: quota._restored("app", _kept(windows, now)) for app, windows in self._apps.items()
@@ -122,12 +127,14 @@ class Quota:
 
     # ---- asking and counting ---------------------------------------------------------------------
 
-    def ready(self, app: str, recipient: str, units: int, now: float) -> Ready:
+    def ready(self, app: str, recipient: str, units: int, now: float, before: float = 0.0) -> Ready:
         """When an attempt of so many units may be opened; inf when it is more than a limit.
 
-        `recipient` "", here and below: no limit per recipient counts it.
+        `recipient` "", here and below: no limit per recipient counts it. `before`: it left at this
+        moment and is the same once more; 0 for another.
         """
         at, scope, text = now, "", ""
+        before = self._still_known(before)
         for per, windows in self._asked(app, recipient):
             if windows is None:
                 full = self._full_ms(per, now)
@@ -135,20 +142,21 @@ class Quota:
                     at, scope, text = full, per, "full"
                 windows = self._new(per)
             for window in windows:
+                if before and window.holds(units, before, now):
+                    continue  # no fuller by it
                 earliest = window.ready_ms(units, now)
                 if earliest > at:
                     at, scope, text = earliest, per, window.limit.text
         return Ready(at, scope, text)  # type: ignore[arg-type]
 
-    def take(self, app: str, recipient: str, units: int, at: float) -> None:
+    def take(self, app: str, recipient: str, units: int, at: float, before: float = 0.0) -> None:
         """An attempt is opened now, which is `at` (not when it is meant to leave)."""
+        before = self._still_known(before)
         for windows in self._counted(app):
-            for window in windows:
-                window.claim(units)
+            _claim(windows, units, before, at)
         if self._plan.recipient and recipient:
             _, windows = self._recipient(recipient) or (0, self._new("recipient"))
-            for window in windows:
-                window.claim(units)
+            _claim(windows, units, before, at)
             self._remember(recipient, int(at), windows, at)
 
     def move(self, app: str, recipient: str, units: int, from_at: float, to_at: float) -> None:
@@ -173,6 +181,19 @@ class Quota:
             for window in known[1]:
                 window.give_back(units)
             self._remember(recipient, *known, at)
+
+    def withdraw(self, app: str, recipient: str, units: int, left_at: float, now: float) -> None:
+        """What left at that moment was not taken."""
+        if not self._still_known(left_at):
+            return
+        for windows in self._counted(app):
+            for window in windows:
+                window.withdraw(units, left_at, now)
+        known = self._recipient(recipient)
+        if known is not None:
+            for window in known[1]:
+                window.withdraw(units, left_at, now)
+            self._remember(recipient, *known, now)
 
     # ---- what is written down --------------------------------------------------------------------
 
@@ -284,6 +305,10 @@ class Quota:
         """What was taken before is not open any more."""
         return self._restarts[-1] if self._restarts else 0
 
+    def _still_known(self, left_at: float) -> float:
+        """The same if all windows have counted what left then, else 0."""
+        return left_at if left_at >= max(self._known_ms, self._loaded_ms) else 0.0
+
     def _full_ms(self, per: Per, now: float) -> float:
         """When a new application or recipient can be remembered, as far as known."""
         known, most = (self._recipients, RECIPIENTS) if per == "recipient" else (self._apps, APPS)
@@ -324,6 +349,13 @@ class Quota:
             else:
                 break
         return forgotten
+
+
+def _claim(windows: _Windows, units: int, before: float, now: float) -> None:
+    for window in windows:
+        if before and window.holds(units, before, now):
+            window.withdraw(units, before, now)
+        window.claim(units)
 
 
 def _left(windows: _Windows, units: int, at: float, opened: bool) -> None:

@@ -4,7 +4,8 @@ A limit is a number of units (segments of an SMS, else messages) in a stretch of
 ("50/s": in any second, wherever it begins) or of the calendar ("10/day": on one date in the
 account's zone). A unit is *open* from the turn that claims it until it has left or is known to
 stay: open units count in every stretch that ends now or later, for they may leave at any moment.
-So departures late by whatever cause never make a window fuller than its limit.
+So departures late by whatever cause never make a window fuller than its limit. Units that left and
+were not taken can be withdrawn, while it is certain that they are still counted.
 
 Times are Unix milliseconds and arguments; nothing here reads a clock. When a clock goes back, what
 was counted stays where it was: more waits, never less.
@@ -253,6 +254,35 @@ class Window:
         """Open units will not leave."""
         self.open = max(0, self.open - units)
 
+    def holds(self, units: int, at: float, now: float) -> bool:
+        """Whether units that this window has seen leave at `at` are certain to count still."""
+        return self._run_of(at, now)[1] >= units
+
+    def withdraw(self, units: int, at: float, now: float) -> None:
+        """Units that this window has seen leave at `at` do not count. Nothing happens when they may
+        have left the window already."""
+        index, within = self._run_of(at, now)
+        gone = min(units, within)
+        if not gone:
+            return
+        for later in range(index, len(self._sum)):
+            self._sum[later] -= gone
+        if gone == within:
+            del self._at[index], self._sum[index]
+
+    def _run_of(self, at: float, now: float) -> tuple[int, int]:
+        """The run that counts what left at `at`, and its units; 0 units when it may be gone.
+
+        It is the first that ends then or later. Whatever was merged meanwhile, of all moments since
+        which at least so many units count as have left, none is wronged when one departure is taken
+        out of that run: those up to `at` lose what has left, those behind its end lose nothing, and
+        between them no other run ends.
+        """
+        index = bisect_left(self._at, at)
+        if at + self._window_ms <= now or index == len(self._at):
+            return 0, 0
+        return index, self._sum[index] - (self._sum[index - 1] if index else self._gone)
+
     def empty_ms(self) -> float:
         """When nothing counts any more; inf while something is open."""
         if self.open:
@@ -361,6 +391,15 @@ class CalendarWindow:
     def give_back(self, units: int) -> None:
         """Open units will not leave."""
         self.open = max(0, self.open - units)
+
+    def holds(self, units: int, at: float, now: float) -> bool:
+        """Whether units that this window has seen leave at `at` count still."""
+        return self._left >= units and now < self._end_ms == self._end_of(at)
+
+    def withdraw(self, units: int, at: float, now: float) -> None:
+        """Units that this window has seen leave at `at` do not count, if they still do."""
+        if self.holds(units, at, now):
+            self._left -= units
 
     def empty_ms(self) -> float:
         """When nothing counts any more; inf while something is open."""

@@ -3,14 +3,16 @@ nothing waits longer than its limits demand.
 
 What is checked are departures, counted by force, of an account as actors/account.py runs one:
 attempts are opened when the quota allows, what the quota has to remember is written down before
-anything leaves, and each leaves when the pacer allows, at a timer that is late.
+anything leaves, and each leaves when the pacer allows, at a timer that is late. Some are refused
+and some are not answered: both leave again. Short limits are of all departures, long ones of what
+was taken or may have been, each message once.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from actors.pacer import Pacer
 from actors.quota import Limit, Quota, StateError, parse_limit
-from actors.window import RUNS, guarded_ms
+from actors.window import RUNS, SHORT_MS, guarded_ms
 from hub.policy.localtime import period
 
 NOW = 1_790_000_000_000.0
@@ -32,14 +34,23 @@ class Departure:
     app: str
     recipient: str
     units: int
+    message: object = None
+    """The same for all departures of a message; None: it has no other."""
+    refused: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Attempt:
     app: str
     recipient: str
     units: int
     opened: float = 0.0
+    counted: float = 0.0
+    unsure: bool = False
+
+    @property
+    def who(self) -> tuple[str, str, int]:
+        return self.app, self.recipient, self.units
 
 
 @dataclass
@@ -56,6 +67,9 @@ class Account:
     waiting: list[Attempt] = field(default_factory=list)
     open: list[Attempt] = field(default_factory=list)
     left: list[Departure] = field(default_factory=list)
+    unanswered: list[tuple[Attempt, Departure]] = field(default_factory=list)
+    refusals: float = 0.0
+    """How often the answer is no, or there is none."""
     written: bytes = b""
     peers: dict[str, bytes] = field(default_factory=dict)
     crashes: int = 0
@@ -71,13 +85,20 @@ class Account:
         self.pacer.restarted(self.now)
         if self.written:
             self.quota.load(self.written, self.now)
-        self.waiting, self.open = self.open + self.waiting, []
+        lost = [attempt for attempt, _ in self.unanswered]
+        for attempt in lost:
+            attempt.unsure = True
+        self.waiting = [*lost, *self.open, *self.waiting]
+        for attempt in self.waiting:
+            attempt.counted = 0.0
+        self.open, self.unanswered = [], []
 
     def reconfigure(self) -> None:
         self.quota = self.quota.configured(self.limits, self.zone, self.now)
 
     def step(self, most_ms: float) -> None:
         """Open and let leave what may, then wait for the next moment, or up to `most_ms`."""
+        self._answer()
         wake = min(self._open(), self.now + most_ms)
         if self.chance.random() >= self.lost:
             wake = min(wake, self._depart())
@@ -85,6 +106,20 @@ class Account:
         if self.chance.random() < 0.1:
             self.quota.forget_idle(self.now)
             self.pacer.forget_idle(self.now)
+
+    def _answer(self) -> None:
+        """What came of departures. A message that may have been taken stays counted."""
+        asked, self.unanswered = self.unanswered, []
+        for attempt, departure in asked:
+            if self.chance.random() < 0.5:
+                self.unanswered.append((attempt, departure))
+            elif self.chance.random() < self.refusals:
+                departure.refused = self.chance.random() < 0.7
+                if departure.refused and not attempt.unsure:
+                    self.quota.withdraw(*attempt.who, departure.at, self.now)
+                    attempt.counted = 0.0
+                attempt.unsure |= not departure.refused
+                self.waiting.insert(self.chance.choice((0, len(self.waiting))), attempt)
 
     def _open(self) -> float:
         wake = math.inf
@@ -94,14 +129,14 @@ class Account:
             who = attempt.recipient
             if self.quota.recipient_dump(who) is None and who in self.peers:
                 self.quota.recipient_load(who, self.peers[who], self.now)
-            at = self.quota.ready(attempt.app, who, attempt.units, self.now).at_ms
+            at = self.quota.ready(*attempt.who, self.now, attempt.counted).at_ms
             if at == math.inf:
                 self.waiting.remove(attempt)
             elif at > self.now:
                 wake = min(wake, at)
             else:
                 self.waiting.remove(attempt)
-                self.quota.take(attempt.app, who, attempt.units, self.now)
+                self.quota.take(*attempt.who, self.now, attempt.counted)
                 attempt.opened = self.now
                 self.open.append(attempt)
                 self.written = self.quota.dump(self.now)
@@ -112,9 +147,12 @@ class Account:
     def _depart(self) -> float:
         wake = math.inf
         for attempt in list(self.open):
-            who = attempt.app, attempt.recipient, attempt.units
+            who = attempt.who
             if self.chance.random() < 0.03:
-                self.quota.give_back(*who, attempt.opened)
+                if attempt.unsure:
+                    self.quota.move(*who, attempt.opened, self.now)
+                else:
+                    self.quota.give_back(*who, attempt.opened)
                 self.open.remove(attempt)
                 continue
             ready = self.pacer.ready(*who, self.now)
@@ -122,7 +160,9 @@ class Account:
                 self.pacer.take(*who, self.now)
                 self.quota.move(*who, attempt.opened, self.now)
                 self.open.remove(attempt)
-                self.left.append(Departure(self.now, *who))
+                attempt.counted = self.now
+                self.left.append(Departure(self.now, *who, attempt))
+                self.unanswered.append((attempt, self.left[-1]))
             else:
                 wake = min(wake, ready.at_ms)
                 if ready.scope == "account":
@@ -136,7 +176,10 @@ def overfull(limits: tuple[Limit, ...], zone: str, left: list[Departure]) -> lis
     found = []
     for limit in limits:
         of: dict[str, list[Departure]] = {}
+        short = 0 < limit.window_ms <= SHORT_MS
         for one in left:
+            if one.refused and not short:
+                continue
             key = {"account": "", "app": one.app, "recipient": one.recipient}[limit.per]
             of.setdefault(key, []).append(one)
         for departures in of.values():
@@ -147,7 +190,8 @@ def overfull(limits: tuple[Limit, ...], zone: str, left: list[Departure]) -> lis
                     else last.at - limit.window_ms
                 )
                 within = [one for one in departures[: index + 1] if one.at > begin]
-                if sum(one.units for one in within) > limit.count and len(within) > 1:
+                counted = {id(one if short else one.message or one): one.units for one in within}
+                if sum(counted.values()) > limit.count and len(counted) > 1:
                     found.append(f"{limit.text} per {limit.per}: {within}")
                     break
     return found
@@ -172,10 +216,11 @@ def rules(*units: str) -> st.SearchStrategy[tuple[Limit, ...]]:
     pause_ms=st.sampled_from((100.0, 5_000.0, 600_000.0, 20_000_000.0)),
     lost=st.sampled_from((0.0, 0.3, 0.9)),
     crashes=st.sampled_from((0.0, 0.02, 0.2)),
+    refusals=st.sampled_from((0.0, 0.3, 0.9)),
 )
-def test_no_window_is_ever_exceeded(limits, zone, seed, late_ms, pause_ms, lost, crashes):
+def test_no_window_is_ever_exceeded(limits, zone, seed, late_ms, pause_ms, lost, crashes, refusals):
     chance = random.Random(seed)
-    account = Account(limits, zone, chance, late_ms, lost)
+    account = Account(limits, zone, chance, late_ms, lost, refusals=refusals)
     for _ in range(150):
         for _ in range(chance.choice((0, 0, 1, 3))):
             app, who = chance.choice("ab"), chance.choice("rstu")
@@ -195,6 +240,12 @@ def test_the_check_finds_a_window_that_is_exceeded():
     assert len(overfull(limits, ZONES[0], [*fits, Departure(NOW + 60_001, "a", "r", 1)])) == 1
     early = [Departure(NOW + at, "a", "r", 1) for at in (0, 0, 59_999)]
     assert len(overfull(limits, ZONES[0], early)) == 1
+    thrice = [Departure(NOW + at, "a", "r", 1, "message") for at in (0, 20_000, 40_000)]
+    assert overfull(limits, ZONES[0], thrice) == []
+    refused = Departure(NOW + 59_000, "a", "r", 1, refused=True)
+    assert overfull(limits, ZONES[0], [*fits[:2], refused]) == []
+    short = (parse_limit("2/2s", "app", "test"),)
+    assert len(overfull(short, ZONES[0], [*fits[:2], replace(refused, at=NOW)])) == 1
 
 
 @SETTINGS
@@ -203,7 +254,8 @@ def test_the_check_finds_a_window_that_is_exceeded():
     seed=st.integers(0, 2**32),
 )
 def test_nothing_waits_longer_than_its_limits_demand(limits, seed):
-    """At a granule before it is said to be ready, it would have exceeded a limit."""
+    """At a granule before it is said to be ready, it would have exceeded a limit; what was refused
+    makes room at once."""
     chance, zone, now = random.Random(seed), ZONES[seed % 3], NOW
     quota, left = Quota(limits, zone), []
     for _ in range(120):
@@ -227,6 +279,10 @@ def test_nothing_waits_longer_than_its_limits_demand(limits, seed):
         quota.take(one.app, one.recipient, one.units, now)
         quota.move(one.app, one.recipient, one.units, now, now)
         left.append(one)
+        if chance.random() < 0.4:
+            refused = chance.choice(left[-3:])
+            left.remove(refused)
+            quota.withdraw(refused.app, refused.recipient, refused.units, refused.at, now)
     assert overfull(limits, zone, left) == []
 
 
@@ -279,6 +335,8 @@ def test_what_was_written_is_never_freer_than_what_was_counted(seed):
             quota.move("a", "r", 1, now, now)
         else:
             quota.give_back("a", "r", 1, now)
+        if chance.random() < 0.1:
+            quota.withdraw("a", "r", 1, now, now)
         if chance.random() < 0.05:
             written = Quota(limits, ZONES[0])
             written.load(quota.dump(now), now)

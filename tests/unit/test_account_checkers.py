@@ -275,6 +275,31 @@ def test_a_large_message_leaves_a_short_window_alone() -> None:
     assert len(check_accounts(AccountHistory(submits=other, handed=[], limits=short))) == 1
 
 
+LONG = (LimitRule("main", 1, HOUR), LimitRule("main", 1, calendar="day"))
+SHORT = LimitRule("main", 1, SECOND)
+
+
+@pytest.mark.parametrize(("rule", "over"), [*((rule, 0) for rule in LONG), (SHORT, 1)])
+def test_what_was_refused_counts_for_short_limits_only(rule: LimitRule, over: int) -> None:
+    submits = [submit(0, "a", refused=True), submit(9, "a")]
+    history = AccountHistory(submits=submits, handed=[], limits=[rule])
+    assert len(check_accounts(history)) == over
+
+
+@pytest.mark.parametrize(("rule", "over"), [*((rule, 0) for rule in LONG), (SHORT, 1)])
+def test_a_repeat_that_is_removed_counts_once_in_a_long_limit(rule: LimitRule, over: int) -> None:
+    submits = [submit(0, "a"), submit(9, "a")]
+    keyed = AccountHistory(submits=submits, handed=[], limits=[rule], keyed=frozenset({"main"}))
+    assert len(check_accounts(keyed)) == over
+    another = [*submits, submit(900, "b")]
+    keyed = AccountHistory(submits=another, handed=[], limits=[rule], keyed=frozenset({"main"}))
+    assert len(check_accounts(keyed)) == over + 1
+    sent_twice = AccountHistory(
+        submits=submits, handed=[], limits=[rule], repeating=frozenset({"main"})
+    )
+    assert len(check_accounts(sent_twice)) == 1
+
+
 def test_the_record_of_a_fake_is_read() -> None:
     line = {"kind": "submit", "at": 5, "id": "1", "answer": "throttle", "to": "86138", "part": 2}
     lines = [line, {"kind": "confirmed", "at": 6, "id": "1"}, line | {"answer": "lose"}]

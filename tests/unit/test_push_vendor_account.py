@@ -240,7 +240,6 @@ def test_a_host_that_dies_costs_nothing_and_repeats_nothing(gateway: str, after_
     scene(gateway, play)
 
 
-@pytest.mark.xfail(reason="the account counts every try of a push, also those that were refused")
 @pytest.mark.parametrize("gateway", GATEWAYS)
 @pytest.mark.parametrize("trouble", ["refused", "lost"])
 def test_a_push_is_counted_once_however_often_it_is_tried(gateway: str, trouble: str) -> None:
