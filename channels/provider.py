@@ -26,7 +26,9 @@ from hub.errors import TactError
 
 Stored = Callable[[bool], None]
 """Called once: True when what was reported is stored for good (confirm it to the other side),
-False when it could not be (let the other side keep it and repeat)."""
+False when it could not be (let the other side keep it and repeat). What a provider reports is taken
+in the order reported, and stored in that order: after a False nothing else of it is stored, for its
+account is given up or has another owner, and it is stopped soon if it was not already."""
 
 
 class Unsendable(TactError):

@@ -141,7 +141,8 @@ class MemberProvider:
     @property
     def idle(self) -> bool:
         """No task waits for its member, and nothing is under way: events come by callbacks."""
-        return not (self._shelf.tasks or self._open or self._down) and self._intake.idle
+        under_way = self._shelf.tasks or self._shelf.unstored or self._open or self._down
+        return self._intake.idle and not under_way
 
     # ---- what would be sent ----------------------------------------------------------------------
 
@@ -219,11 +220,9 @@ class MemberProvider:
         if self._down is not None:
             self._down.cancel()
             await asyncio.wait([self._down])
-        until = asyncio.get_running_loop().time() + drain_s
-        await self._intake.stop(drain_s)
+        self._intake.stop()
         if self._open:
-            left_s = max(0.0, until - asyncio.get_running_loop().time())
-            await asyncio.wait(self._open, timeout=left_s)
+            await asyncio.wait(self._open, timeout=drain_s)
         for task in list(self._open):
             task.cancel()
         while self._open:

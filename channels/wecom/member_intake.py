@@ -1,7 +1,14 @@
 """Takes deliveries for a member's tasks over: noted first, then answered.
 
 Nothing is told of them yet, but their places in the account's window are free for what is urgent.
-What comes together is stored together, as much as one bundle holds. See `channels.wecom.tasks`.
+What comes together is noted together, as much as one bundle holds. See `channels.wecom.tasks`.
+
+Memory and notes. Whoever changes a task hands its new notes over in the same step, with no `await`
+between the two, so memory is what the notes say when they are stored. The account takes what is
+reported in order, and stores it in that order or, from one point on, not at all: then it has
+another owner, and this provider ends (`channels.provider.Stored`). Of two changes none overtakes
+the other, then, and what is reported behind a note (answers, last words) holds only if the note
+does. Only calls of WeCom wait until it is stored: no successor could take them back.
 """
 
 from __future__ import annotations
@@ -49,14 +56,10 @@ HEAD_BYTES: Final = 256 + TASK_CUSTOMERS // 8
 """A head without content, at most."""
 FULL_MS: Final = 60_000
 """A delivery that finds no room among the notes comes again after this."""
-LAST_STORE_S: Final = 1.0
-"""An account that stops waits for so long until what was submitted is stored; often it waits for
-nothing, since the host makes no turn meanwhile. The next owner knows what was stored."""
-STORE_AGAIN_S: Final = 1.0
-"""Between two tries to have something stored."""
 
 _LATE: Final = Answer("failed", failure="superseded", code=COLLAPSED)
 """To a delivery that is older than the last of its key."""
+_FULL: Final = Answer("retry", retry_after_ms=FULL_MS)
 
 _log = structlog.get_logger(__name__)
 
@@ -80,18 +83,18 @@ class Job(Struct, frozen=True):
 
 
 class Shelf:
-    """All tasks of one account, and how something about them is stored."""
+    """All tasks of one account, and how their notes are stored."""
 
     def __init__(self, events: Events, account: str) -> None:
         self.tasks: dict[str, Task] = {}
         self.newest: dict[bytes, tuple[Task, int]] = {}
         """By key the delivery that a newer one would replace: its task and number. One that is
         superseded or told is not here."""
-        self.changing = asyncio.Lock()
-        """Held while something about tasks is stored and until memory says the same: what is stored
-        first is then older, and nobody changes what is just being told."""
         self.events = events
         self.account = account
+        self.unstored = 0
+        """Bundles that are handed over and not stored yet: one of the driver's, and no more than
+        one for each delivery that is unanswered."""
         self.news = asyncio.Event()
         """Something for whoever does what is due."""
 
@@ -100,28 +103,28 @@ class Shelf:
         """How many notes all tasks take."""
         return sum(task.notes for task in self.tasks.values())
 
-    async def store(self, bundle: Bundle) -> None:
-        """Returns when it is stored."""
-        while True:
-            answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    def store(self, bundle: Bundle) -> asyncio.Future[None]:
+        """Hand a bundle over. Done when it is stored; one that is not stored is never done, and
+        whoever waits for it is ended with the provider."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-            def stored(well: bool, answer: asyncio.Future[bool] = answer) -> None:
-                if not answer.done():
-                    answer.set_result(well)
+        def stored(well: bool) -> None:
+            self.unstored -= 1
+            if not well:
+                self.count("not_stored")
+            elif not done.done():
+                done.set_result(None)
 
-            self.events.bundle(bundle, stored)
-            if await answer:
-                return
-            self.count("not_stored")
-            await asyncio.sleep(STORE_AGAIN_S)
+        self.unstored += 1
+        self.events.bundle(bundle, stored)
+        return done
 
-    async def note(self, task: Task) -> None:
-        """Store the head of a task as it is now."""
-        async with self.changing:
-            await self.store(Bundle(notes=head_note(task)))
+    def note(self, task: Task) -> asyncio.Future[None]:
+        """Hand over the head of a task as it is now."""
+        return self.store(Bundle(notes=head_note(task)))
 
-    def take_off(self, task: Task, settled: Settled) -> None:
-        """What was told is stored."""
+    def tell(self, task: Task, settled: Settled) -> asyncio.Future[None]:
+        """Hand over what became of a part of a task, which is told from now on."""
         for index, entry in enumerate(task.parts[settled.part]):
             told = settled.left is None or settled.left[index].told
             if told and self.newest.get(entry.key) == (task, settled.part * PART + index):
@@ -130,6 +133,9 @@ class Shelf:
             del task.parts[settled.part]
         else:
             task.parts[settled.part] = settled.left
+        if not task.parts:
+            del self.tasks[task.head.id]
+        return self.store(settled.bundle)
 
     def count(self, what: str) -> None:
         """Add one to what is counted of the account."""
@@ -155,10 +161,13 @@ class Shelf:
 
 
 class _Batch:
-    """What one bundle stores: tasks that changed, with their changed parts."""
+    """What one bundle stores: tasks that changed, with their changed parts; and what is answered
+    behind it."""
 
     def __init__(self) -> None:
         self.touched: dict[str, tuple[Task, set[int]]] = {}
+        self.answers: list[tuple[str, Answer]] = []
+        """By delivery."""
         self.used = 0
         """Bytes, at most."""
 
@@ -217,76 +226,50 @@ class Intake:
         self._groups: dict[tuple[str, bytes, int], Task] = {}
         """Tasks that collect."""
         self._submitted: deque[Submission] = deque()
-        """In no task yet."""
-        self._placed: list[tuple[str, str]] = []
-        """Being stored: deliveries, and their ids for receipts."""
-        self._news = asyncio.Event()
-        self._kept = asyncio.Event()
-        self._kept.set()
-        self._loop: asyncio.Task[None] | None = None
+        """In no task yet: those of this moment."""
+        self._started = False
 
     @property
     def idle(self) -> bool:
-        """Everything that was submitted is stored."""
-        return self._kept.is_set()
+        """Everything that was submitted is answered."""
+        return not self._submitted
 
     def start(self, known: dict[bytes, str]) -> None:
         """Take submissions from now on; those in `known` were taken by an earlier owner."""
         self._known = known
-        self._loop = asyncio.create_task(self._keep(), name=f"{self._shelf.account}-keep")
+        self._started = True
 
-    async def stop(self, drain_s: float) -> None:
-        """Wait until what was submitted is stored, then end. What is not is handed back."""
-        loop, self._loop = self._loop, None
-        if loop is None:
-            return
-        try:
-            async with asyncio.timeout(min(drain_s, LAST_STORE_S)):
-                await self._kept.wait()
-        except TimeoutError:
-            _log.warning("member.cut", account=self._shelf.account, unanswered=len(self._placed))
-        loop.cancel()
-        await asyncio.wait([loop])
-        for delivery, _ in self._placed:  # stored or not: the next owner knows
-            self._answer(delivery, Answer("unknown", code="stopped"))
-        for submission in self._submitted:
-            self._answer(submission.delivery, Answer("retry"))
-        self._placed.clear()
-        self._submitted.clear()
+    def stop(self) -> None:
+        """Take nothing more. What is in no task yet is handed back."""
+        self._started = False
+        while self._submitted:
+            self._answer(self._submitted.popleft().delivery, Answer("retry"))
 
     def take(self, submission: Submission) -> None:
-        """Take a delivery over; its answer says that it is stored."""
-        if self._loop is None or len(self._submitted) + len(self._placed) >= WINDOW:
-            self._answer(submission.delivery, Answer("retry", code="window"))
+        """Take a delivery over; its answer comes behind the note that tells of it."""
+        if not self._started or len(self._submitted) >= WINDOW:
+            self._answer(submission.delivery, Answer("retry"))
             return
         own = self._known.pop(name_of(submission.delivery), None)
         if own is not None:
-            self._taken(submission.delivery, own)
+            self._answer(submission.delivery, _taken(own))
             return
+        if not self._submitted:  # what comes in the same moment is noted together
+            asyncio.get_running_loop().call_soon(self._take_over)
         self._submitted.append(submission)
-        self._kept.clear()
-        self._news.set()
 
-    async def _keep(self) -> None:
-        while True:
-            while not self._submitted:
-                self._kept.set()
-                self._news.clear()
-                await self._news.wait()
-            await asyncio.sleep(0)  # what comes in the same moment is kept together
-            async with self._shelf.changing:
-                batch = self._place()
-                if batch.touched:
-                    await self._shelf.store(Bundle(notes=batch.notes))
+    def _take_over(self) -> None:
+        while self._submitted:
+            batch = self._place()
             now = self._clock.now_ms()
             for task, _ in batch.touched.values():
-                task.unstored = False
                 if task.is_void and task.head.state != CALLING:
                     task.look_ms = min(task.look_ms, now)
-            placed, self._placed = self._placed, []
-            for delivery, own in placed:
-                self._taken(delivery, own)
-            self._shelf.news.set()
+            if batch.touched:
+                self._shelf.store(Bundle(notes=batch.notes))
+            for delivery, answer in batch.answers:
+                self._answer(delivery, answer)
+        self._shelf.news.set()
 
     def _place(self) -> _Batch:
         """Put what was submitted into tasks, as much as one bundle holds."""
@@ -299,14 +282,14 @@ class Intake:
             entry = Entry(job.to, name_of(submission.delivery), key=job.key, at_ms=job.at_ms)
             older = self._before(entry)
             if older is not None and older[0].entry(older[1]).at_ms > entry.at_ms:
-                self._answer(submission.delivery, _LATE)  # the newer one was urgent
+                batch.answers.append((submission.delivery, _LATE))  # the newer one was urgent
                 continue
             task, end_ms = self._task_for(job, submission.expires_ms, older)
             new = task.head.id not in self._shelf.tasks
             needs = new + (task.head.count % PART == 0)
             if needs > room:
                 self._shelf.count("tasks_full")
-                self._answer(submission.delivery, Answer("retry", retry_after_ms=FULL_MS))
+                batch.answers.append((submission.delivery, _FULL))
                 continue
             room -= needs
             if new:
@@ -322,7 +305,8 @@ class Intake:
                 self._shelf.count("superseded")
             if entry.key:
                 self._shelf.newest[entry.key] = task, number
-            self._placed.append((submission.delivery, provider_id(task.head.id, number)))
+            own = provider_id(task.head.id, number)
+            batch.answers.append((submission.delivery, _taken(own)))
             if not task.room(""):
                 task.head.due_ms = task.look_ms = self._clock.now_ms()  # full: nothing to wait for
                 task.close()
@@ -351,9 +335,11 @@ class Intake:
         head = Head(id, job.kind, COLLECTS, now, due_ms, end_ms, job.body)  # type: ignore[arg-type]
         return Task(head, collecting=job.collects), end_ms
 
-    def _taken(self, delivery: str, own: str) -> None:
-        self._answer(delivery, Answer("accepted", (own,), receipts=1, status=None))
-
     def _answer(self, delivery: str, answer: Answer) -> None:
         self._shelf.count(answer.kind)
         self._shelf.events.answered(delivery, answer)
+
+
+def _taken(own: str) -> Answer:
+    """To a delivery of a task, by its id for receipts."""
+    return Answer("accepted", (own,), receipts=1, status=None)

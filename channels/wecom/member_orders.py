@@ -73,14 +73,14 @@ AnyOrder = Welcome | JoinWay | GroupTransfer | Cancel
 
 
 class Orders:
-    """Carries orders out. `store` returns when a bundle is stored; `cancel` ends a task."""
+    """Carries orders out. `store` hands a bundle over, before the answer; `cancel` ends a task."""
 
     def __init__(
         self,
         api: Api,
         clock: Clock,
         *,
-        store: Callable[[Bundle], Awaitable[None]],
+        store: Callable[[Bundle], object],
         cancel: Callable[[Collection[bytes]], Awaitable[bool]],
     ) -> None:
         self._api = api
@@ -157,7 +157,7 @@ class Orders:
             content["qr_code"] = code[:2_048]
         sender, now = group_address(way.chat), self._clock.now_ms()
         inbound = ProviderInbound(f"join-{config}"[:128], sender, content, now)
-        await self._store(Bundle(inbound=(inbound,)))
+        self._store(Bundle(inbound=(inbound,)))
         return _DONE
 
     async def _transfer(self, transfer: GroupTransfer) -> Answer:

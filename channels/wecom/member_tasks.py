@@ -108,11 +108,10 @@ class Driver:
         while True:
             self._shelf.news.clear()
             while self._orders:
-                await self._order(*self._orders[0])
-                self._orders.pop(0)
+                self._order(*self._orders.pop(0))
             now = self._clock.now_ms()
-            stored = (task for task in self._shelf.tasks.values() if not task.unstored)
-            task = min(stored, key=lambda task: task.look_ms, default=None)
+            tasks = self._shelf.tasks.values()
+            task = min(tasks, key=lambda task: task.look_ms, default=None)
             if task is not None and task.look_ms <= now:
                 await self._step(task)
                 continue
@@ -125,18 +124,15 @@ class Driver:
             except TimeoutError:
                 continue  # it is time for something
 
-    async def _order(self, names: Collection[bytes], done: asyncio.Future[bool]) -> None:
+    def _order(self, names: Collection[bytes], done: asyncio.Future[bool]) -> None:
         task = next((task for task in self._shelf.tasks.values() if task.waits_for(names)), None)
-        while task is not None and task.unstored:  # or its older note would be stored after ours
-            self._shelf.news.clear()
-            await self._shelf.news.wait()
         if task is not None:
             head, now = task.head, self._clock.now_ms()
             task.close()
             head.end_ms, head.cancelled = min(head.end_ms, now), True
             if head.state != CALLING:
                 task.look_ms = min(task.look_ms, now)
-            await self._shelf.note(task)
+            self._shelf.note(task)
         if not done.done():
             done.set_result(task is not None)
 
@@ -352,23 +348,19 @@ class Driver:
     ) -> None:
         """Tell last words, a part at a time, each in one commit with the note that it is told."""
         for part in sorted(task.parts) if results or superseded_ms is not None else ():
-            async with self._shelf.changing:
-                settled = settle(
-                    task,
-                    part,
-                    results,
-                    superseded_ms=superseded_ms,
-                    inbound=inbound,
-                    commands=commands,
-                )
-                if settled is None:
-                    continue
-                await self._shelf.store(settled.bundle)
-                self._shelf.take_off(task, settled)
+            settled = settle(
+                task,
+                part,
+                results,
+                superseded_ms=superseded_ms,
+                inbound=inbound,
+                commands=commands,
+            )
+            if settled is None:
+                continue
+            await self._shelf.tell(task, settled)
             for receipt in settled.bundle.receipts:
                 self._shelf.count(f"task_{receipt.status}")
-        if not task.parts:
-            self._shelf.tasks.pop(task.head.id, None)
 
 
 def _end_code(task: Task, code: str) -> str:

@@ -105,7 +105,7 @@ class Head(Struct, array_like=True):
 class Task:
     """A task in memory."""
 
-    __slots__ = ("collecting", "failures", "head", "keys", "look_ms", "parts", "unstored")
+    __slots__ = ("collecting", "failures", "head", "keys", "look_ms", "parts")
 
     def __init__(self, head: Head, *, collecting: bool = False) -> None:
         self.head = head
@@ -119,8 +119,6 @@ class Task:
         """When there is something to do."""
         self.failures = 0
         """Tries in a row that ended without an answer, or with "later"."""
-        self.unstored = False
-        """It has deliveries that are in no stored note yet."""
 
     def __repr__(self) -> str:
         return f"Task({self.head!r})"
@@ -194,7 +192,6 @@ class Task:
         self.head.count += 1
         self.parts.setdefault(number // PART, []).append(entry)
         self.keys.add(entry.to)
-        self.unstored = True
         return number
 
 

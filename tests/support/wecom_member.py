@@ -29,6 +29,7 @@ from channels.provider import (
 from channels.wecom.config import MemberConfig
 from channels.wecom.errors import refused
 from channels.wecom.member import MemberProvider
+from channels.wecom.tasks import KEY, head_note, part_note
 from hub.contract.types import Delivery
 from tests.support.virtual_loop import Process, VirtualClock, VirtualLoop, run
 
@@ -256,8 +257,8 @@ class Host:
         self.account = account
         self.process = Process(loop, "host")
         self.step: Callable[[str], None] = lambda what: None
-        self.refuses = 0
-        """Bundles that will not be stored."""
+        self.lost = False
+        """The account has another owner: nothing is stored any more."""
         self._letters: list[Callable[[], None]] = []
         self._open = 0
         self._window = 0
@@ -287,6 +288,8 @@ class Host:
 
     def answered(self, delivery: str, answer: Answer) -> None:
         def store() -> None:
+            if self.lost:
+                return
             self._open -= 1
             if answer.kind in ("accepted", "failed"):
                 assert delivery not in self.account.answers, "answered twice"
@@ -295,14 +298,13 @@ class Host:
         self._put(store)
 
     def bundle(self, bundle: Bundle, stored: Stored) -> None:
-        if self.refuses:
-            self.refuses -= 1
-            self._put(lambda: stored(False))
-            return
+        noted(self.provider, bundle)
 
         def store() -> None:
             self.step("before a bundle")
-            if self.process.alive:
+            if self.lost:
+                stored(False)
+            elif self.process.alive:
                 self.account.take(bundle)
                 self.step("after a bundle")
                 stored(True)
@@ -335,6 +337,19 @@ class Host:
         for letter in letters:
             if self.process.alive:
                 letter()
+
+
+def noted(provider: MemberProvider, bundle: Bundle) -> None:
+    """Memory says what the notes of a bundle say, when it is handed over."""
+    for key, note in bundle.notes.items():
+        id, _, part = key.removeprefix(KEY).partition("/")
+        task = provider._shelf.tasks.get(id)
+        if note is None:
+            assert task is None or (part and int(part) not in task.parts), "still in memory"
+        else:
+            assert task is not None, "not in memory"
+            known = part_note(task, int(part)) if part else head_note(task)
+            assert known[key] == note, "other than in memory"
 
 
 def submitted(

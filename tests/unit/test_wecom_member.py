@@ -150,7 +150,7 @@ def test_an_application_can_cancel_what_is_not_confirmed() -> None:
     assert [s.account.answers[f"shop:i{n}:1"].kind for n in (3, 4)] == ["accepted", "failed"]
 
 
-def test_a_cancelled_task_stays_cancelled_when_its_notes_had_to_be_stored_again() -> None:
+def test_a_task_that_is_cancelled_while_it_is_noted_stays_cancelled() -> None:
     async def play(s: Scene) -> None:
         stored = iter(range(100))
 
@@ -158,9 +158,9 @@ def test_a_cancelled_task_stays_cancelled_when_its_notes_had_to_be_stored_again(
             if what == "before a bundle" and next(stored) == 2:
                 s.host.process.kill()
 
-        s.host.refuses, s.host.step = 1, dies_before_the_end_is_stored
+        s.host.step = dies_before_the_end_is_stored
         s.host.submit(delivery(1))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0)
         s.host.submit(delivery(2, {"op": "mass.cancel", "intent": "i1"}, customer="c1", to="wm1"))
         await until(lambda: not s.host.process.alive, s.loop)
         s.own()
@@ -247,7 +247,7 @@ def test_more_than_one_task_holds_are_two_and_urgent_ones_wait_for_none_of_them(
         before.process.kill()
         s.own()  # with everything claimed
         await asyncio.sleep(0.05)
-        assert s.host._open >= WINDOW / 2
+        await until(lambda: s.host._open >= WINDOW / 2, s.loop, every_s=0.001)
         content = {"text": "hi", "welcome_code": "W"}
         begin = s.loop.time()
         s.host.submit(delivery(count, content))
@@ -314,31 +314,55 @@ def test_whenever_hosts_die_each_is_sent_once_and_told_once(kind: str, steps: li
     assert not s.account.notes
 
 
-def test_notes_that_are_not_stored_hold_everything_back() -> None:
+@pytest.mark.parametrize("after_s", [0, 5, 10.02, 10.05, 490])
+def test_an_owner_whose_notes_are_not_stored_calls_nothing_more(after_s: float) -> None:
+    """It does not know yet that there is another, who begins a minute later."""
+
     async def play(s: Scene) -> None:
-        s.host.refuses = 3
         s.host.submit(delivery(1))
-        await asyncio.sleep(2)
-        assert not s.account.answers
+        await asyncio.sleep(after_s)
+        s.host.lost = True
+        if after_s < 10:
+            s.host.submit(delivery(2))
+        await asyncio.sleep(60)
+        s.host.process.kill()
+        s.own()
         await s.until_over()
 
     s = scene(play)
-    assert s.account.counts["not_stored"] == 3 and set(s.words().values()) == {("sent", None, "")}
+    in_tasks = Counter(to for task in s.wecom.tasks.values() for to in task["to"])
+    assert set(in_tasks.values()) == {1} and set(s.words().values()) == {("sent", None, "")}
+    assert all(len(told) == 1 for told in s.account.receipts.values()) and not s.account.notes
+    assert s.account.counts["not_stored"]
 
 
-def test_stopping_hands_back_what_is_not_stored() -> None:
+def test_stopping_hands_back_what_is_in_no_task() -> None:
     kinds: list[str] = []
 
     async def play(s: Scene) -> None:
-        s.host.refuses = 100
+        s.host.answered = lambda _, answer: kinds.append(answer.kind)  # type: ignore[method-assign]
         s.host.submit(delivery(1))
         await asyncio.sleep(0.5)
         s.host.submit(delivery(2))
-        s.host.answered = lambda _, answer: kinds.append(answer.kind)  # type: ignore[method-assign]
         await s.host.provider.stop(0.1)
 
     scene(play)
-    assert kinds == ["unknown", "retry"]
+    assert kinds == ["accepted", "retry"]
+
+
+def test_nothing_is_idle_while_its_last_word_is_not_stored() -> None:
+    idle: list[tuple[bool, bool]] = []
+
+    async def play(s: Scene) -> None:
+        s.host.step = lambda _: idle.append(
+            (bool(s.host.provider._shelf.tasks), s.host.provider.idle)
+        )
+        s.host.submit(delivery(1))
+        await s.until_over()
+        s.host.step("over")
+
+    scene(play)
+    assert idle[-3:] == [(False, False), (False, False), (False, True)]
 
 
 # ---- moments and transfers -------------------------------------------------------------------

@@ -179,7 +179,7 @@ def test_an_event_is_confirmed_when_it_is_stored() -> None:
             s.host.provider.callback(request(b"", "GET")),
         ]
         statuses.extend([(await one).status for one in called])
-        s.host.refuses = 1
+        s.host.lost = True
         statuses.append((await s.host.provider.callback(request(told.encode()))).status)
 
     s = scene(play)

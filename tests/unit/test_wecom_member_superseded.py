@@ -12,12 +12,13 @@ import msgspec
 import pytest
 
 from channels.http import Unanswered
-from channels.provider import BUNDLE_BYTES, Answer
+from channels.provider import BUNDLE_BYTES, Answer, Bundle, Stored
 from channels.wecom.errors import refused
 from channels.wecom.member_intake import ENTRY_BYTES, HEAD_BYTES, KEEP_BYTES, WINDOW
 from channels.wecom.task_results import Result, settle
 from channels.wecom.tasks import (
     BODY_BYTES,
+    CALLING,
     DAY_MS,
     OPEN,
     PART,
@@ -99,6 +100,46 @@ def test_while_the_task_is_made_it_is_left_out_or_cancelled(after_s: float) -> N
     s = scene(play)
     assert (word(s, 1), word(s, 2)) == (GONE, SENT)
     assert len(s.wecom.named("cancel_groupmsg_send")) == len(s.wecom.tasks) - 1
+
+
+@pytest.mark.parametrize(("at_s", "state"), [(10.005, CALLING), (10.055, OPEN)])
+def test_changes_of_one_head_are_stored_in_the_order_they_were_made(
+    at_s: float, state: int
+) -> None:
+    """A newer one comes while it is being stored that the call is made, or was answered."""
+    first: list[str] = []
+    heads: list[tuple[str, int, bool]] = []
+
+    async def play(s: Scene) -> None:
+        bundles, take = s.host.bundle, s.account.take
+
+        def seen(what: str, bundle: Bundle) -> None:
+            if not first:
+                first.extend(bundle.notes)  # a head, and its part
+            if note := bundle.notes.get(first[0]):
+                head = msgspec.msgpack.decode(note, type=Head)
+                heads.append((what, head.state, bool(head.superseded)))
+
+        def noted(bundle: Bundle, stored: Stored) -> None:
+            seen("noted", bundle)
+            bundles(bundle, stored)
+
+        def taken(bundle: Bundle) -> None:
+            seen("stored", bundle)
+            take(bundle)
+
+        s.host.bundle, s.account.take = noted, taken  # type: ignore[method-assign]
+        s.host.submit(keyed(1, 1))
+        await asyncio.sleep(at_s)
+        s.host.submit(keyed(2, 1, "newer"))
+        await s.until_over()
+
+    s = scene(play)
+    noted = [(state, marked) for what, state, marked in heads if what == "noted"]
+    both = heads.index(("noted", state, False))
+    assert heads[both : both + 2] == [("noted", state, False), ("noted", state, True)]
+    assert noted == [(what, mark) for did, what, mark in heads if did == "stored"] == sorted(noted)
+    assert (word(s, 1), word(s, 2)) == (GONE, SENT)
 
 
 # ---- in a task at WeCom ------------------------------------------------------------------------
