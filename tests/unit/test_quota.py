@@ -141,6 +141,42 @@ def test_being_written_down_many_times_moves_nothing_further_than_once(between_m
         assert least <= window.used(now + later) <= most
 
 
+def test_what_was_not_taken_makes_room_for_itself_and_no_more():
+    window = Window(*limits("3/min"))
+    for at in (0, 10, 20_000):  # the first two are one run
+        window.take(1, NOW + at)
+    later, length = NOW + 30_000, guarded_ms(60_000)
+    window.withdraw(2, NOW + 20_000, later)
+    assert window.used(later) == 2, "of one run"
+    window.withdraw(1, NOW, later)
+    assert window.ready_ms(3, later) == NOW + 10 + length, "the other of that run stays"
+    assert window.holds(1, NOW + 10, later) and not window.holds(2, NOW + 10, later)
+    for at in (NOW + 11, later):
+        window.withdraw(1, at, later)
+    assert window.used(later) == 1, "nothing is known of these"
+    assert not window.holds(1, NOW + 10, NOW + 10 + length)
+    window.withdraw(1, NOW + 10, later)
+    assert window.used(later) == 0 and window.empty_ms() == 0.0
+    window.take(3, later)
+    assert window.ready_ms(1, later) == later + length
+
+
+@pytest.mark.parametrize("step_ms", [7, 400, 1_500])
+def test_what_was_merged_to_be_written_down_can_still_be_withdrawn(step_ms):
+    window = Window(*limits("9000/min"))
+    left = [NOW + index * step_ms for index in range(60_000 // step_ms)]
+    for at in left:
+        window.take(1, at)
+    again, now = Window(window.limit), left[-1]
+    again.load(window.dump(now))
+    for at in left[::2]:
+        again.withdraw(1, at, now)
+    assert again.used(now) == len(left) // 2
+    kept = left[1::2]
+    for later in range(0, 62_000, 500):
+        assert again.used(now + later) >= sum(at + 60_000 > now + later for at in kept)
+
+
 # ---- the calendar ------------------------------------------------------------------------------
 
 
@@ -196,6 +232,18 @@ def test_what_is_open_at_midnight_counts_on_both_dates():
     quota.move("a", "r", 1, before, midnight)
     assert quota.ready("a", "r", 1, midnight).at_ms == midnight
     assert quota.ready("a", "r", 2, midnight).at_ms == midnight + 24 * HOUR
+
+
+def test_a_date_that_is_over_is_given_nothing_back():
+    quota = Quota(limits("2/day"), ZONE)
+    before, midnight = utc(2026, 11, 22, 15, 59), utc(2026, 11, 22, 16)
+    for at in (before, before, midnight, midnight):
+        quota.take("a", "r", 1, at)
+        quota.move("a", "r", 1, at, at)
+    quota.withdraw("a", "r", 1, before, midnight)
+    assert quota.ready("a", "r", 1, midnight).at_ms > midnight
+    quota.withdraw("a", "r", 1, midnight, midnight)
+    assert quota.ready("a", "r", 1, midnight).at_ms == midnight
 
 
 # ---- an account --------------------------------------------------------------------------------
@@ -337,6 +385,45 @@ def test_other_limits_leave_what_is_open_open():
     quota.move("a", "r", 2, NOW, NOW + HOUR)
     assert quota.ready("a", "q", 1, NOW + HOUR).at_ms == NOW + HOUR
     assert quota.ready("a", "q", 2, NOW + HOUR).at_ms == NOW + HOUR + guarded_ms(60_000)
+
+
+@pytest.mark.parametrize("per", ["account", "app", "recipient"])
+def test_the_same_once_more_needs_room_only_where_it_has_none(per):
+    quota = Quota(limits("1/h", "1/day", per=per), ZONE)
+    quota.take("a", "r", 1, NOW)
+    quota.move("a", "r", 1, NOW, NOW)
+    later = NOW + 1_800_000
+    assert quota.ready("a", "r", 1, later).at_ms > later
+    assert quota.ready("a", "r", 1, later, NOW).at_ms == later
+    quota.take("a", "r", 1, later, NOW)
+    quota.move("a", "r", 1, later, later)
+    assert quota.ready("a", "r", 1, later).at_ms >= later + HOUR, "counts as leaving later"
+
+    tomorrow = NOW + 24 * HOUR
+    quota.take("a", "r", 1, tomorrow)
+    quota.move("a", "r", 1, tomorrow, tomorrow)
+    assert quota.ready("a", "r", 1, tomorrow + 1, later).at_ms > tomorrow + 1
+
+
+@pytest.mark.parametrize("per", ["account", "app", "recipient"])
+def test_what_a_new_limit_or_a_former_owner_counted_is_not_withdrawn(per):
+    quota = Quota((), ZONE)
+    quota.take("a", "r", 1, NOW)
+    quota.move("a", "r", 1, NOW, NOW)
+    rules = limits("1/h", per=per)
+    quota = quota.configured(rules, ZONE, NOW)
+    quota.take("a", "r", 1, NOW + 5)
+    quota.move("a", "r", 1, NOW + 5, NOW + 5)
+    quota.withdraw("a", "r", 1, NOW, NOW + 10)
+    assert quota.ready("a", "r", 1, NOW + 10).at_ms > NOW + 10
+
+    value, restarted = quota.recipient_dump("r"), NOW + 20
+    quota, written = Quota(rules, ZONE), quota.dump(NOW + 10)
+    quota.load(written, restarted)
+    if value is not None:
+        quota.recipient_load("r", value, restarted)
+    quota.withdraw("a", "r", 1, NOW + 5, restarted)
+    assert quota.ready("a", "r", 1, restarted, NOW + 5).at_ms > restarted
 
 
 def test_a_value_that_counts_no_more_is_not_loaded():
