@@ -41,6 +41,8 @@ BATCH = 100
 """Purchases in one array at most: two intents each, of the 256 objects that are allowed."""
 SIGN_INS = 200
 """In one array."""
+CLUB = 3
+"""Two of so many customers are members of the club."""
 DOWN = ["push", "wecom", "sms"]
 """The route of order notices to those who came by WeChat and had the app: all there is."""
 
@@ -63,7 +65,7 @@ def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Itera
 
     First the devices on which its customers have its app, as it tells of them at a sign-in. Two of
     three customers are members of the club: they hear of their purchases once a week, in arrays on
-    the bulk lane. The others hear of each at once.
+    the bulk lane, and of offers in the app alone. The others hear of each at once.
     """
     yield from sign_ins(purchases, partitions)
     mistakes = _mistakes()
@@ -74,7 +76,7 @@ def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Itera
             yield from _batches(week, number_of_week, now)
             week.clear()
             number_of_week = purchase.week
-        if chosen(f"{purchase.customer} club", 3):
+        if chosen(f"{purchase.customer} club", CLUB):
             week[partition_of(purchase.customer, partitions)].append(purchase)
         else:
             one = _purchase_message(purchase, now)
@@ -100,7 +102,9 @@ def sign_ins(purchases: list[Purchase], partitions: int) -> Iterator[Outgoing]:
         for start in range(0, len(several), SIGN_INS):
             some = several[start : start + SIGN_INS]
             name = f"sign-ins-{partition}-{start}"
-            yield _outgoing("sign-in", "command", some[0]["customer"], some, name)
+            one = _outgoing("sign-in", "command", some[0]["customer"], some, name)
+            one.ids.clear()  # no intents
+            yield one
 
 
 def _batches(week: dict[int, list[Purchase]], number: int, now: datetime) -> Iterator[Outgoing]:
@@ -151,6 +155,8 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
             "push": {"title": "For you", "text": "10% off your next order", "link": "shop://next"},
         },
     }
+    if chosen(f"{customer} club", CLUB):
+        offer["route"] = ["push"]
     kind = chosen(f"offer {number}", 10)
     if kind < 2:  # a flash sale: better never than late
         offer["expires_at"] = (now + timedelta(minutes=10)).isoformat()

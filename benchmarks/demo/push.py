@@ -41,11 +41,11 @@ READ = 0.2
 REPEAT_S = 3.0
 """Before the grid posts again what the hub has not confirmed: five times, over a kill."""
 
-WITH_APP: Final = 50
+WITH_APP: Final = 55
 """Of a hundred customers so many have a push address."""
 ON_GRID: Final = 10
 """And of a hundred of them so many one at the grid."""
-DEVICES: Final = (75, 92)
+DEVICES: Final = (85, 96)
 """Of a hundred of the others, how many have one device, and one or two; the rest have three."""
 GONE: Final = 3
 """Of a hundred devices so many have lost the app."""
