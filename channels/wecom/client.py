@@ -9,32 +9,29 @@ Sources: WeCom's pages 91039 (tokens), 90313 (codes), 90454 (rates), 90253 (medi
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
 import sys
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 import structlog
 from msgspec import Struct
 
 from channels.http import HttpClient, HttpReply, NotSent, Unanswered
+from channels.shared import Shared
+from channels.tokens import PAUSE_REFUSED_S, Tokens, identity_of
 from channels.wecom.budgets import Gate
 from channels.wecom.config import WecomConfig
 from channels.wecom.endpoints import ENDPOINTS, Endpoint
 from channels.wecom.errors import FREQUENT, REFRESH, WecomError, refused
-from channels.wecom.tokens import TokenSlot
 from hub.clock import Clock
 from hub.errors import TactError
 
 REPLY_BYTES: Final = 4 * 1024 * 1024
 """Read of one reply; a longer one is `Unanswered`. A full page of kf/sync_msg has 1,000 messages of
 up to 2 KiB of text each."""
-TOKENS_MAX: Final = 20_000
-"""Applications in one process: as many as a hub has accounts. The one not used longest goes."""
 GATES_MAX: Final = 50_000
 """APIs of corps that are counted: some ten for each of thousands of corps, 1 KiB each. The one not
 used longest goes, and its count with it."""
@@ -45,9 +42,6 @@ _HINT = re.compile(r"hint: \[([0-9A-Za-z_-]{1,64})\]")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _log = structlog.get_logger(__name__)
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class _Request(Struct, frozen=True):
@@ -62,35 +56,7 @@ class _Request(Struct, frozen=True):
         return f"_Request({self.name!r})"
 
 
-class _Shared:
-    """Tokens and budgets of all clients on one event loop."""
-
-    def __init__(self) -> None:
-        self._slots: dict[tuple[str, str, str], TokenSlot] = {}
-        self._gates: dict[tuple[str, str, str], Gate] = {}
-
-    def slot(self, config: WecomConfig) -> TokenSlot:
-        key = (config.base_url, config.corp_id, config.secret)
-        return _latest(self._slots, key, TokenSlot, TOKENS_MAX)
-
-    def gate(self, config: WecomConfig, name: str) -> Gate:
-        key = (config.base_url, config.corp_id, name)
-        return _latest(self._gates, key, Gate, GATES_MAX)
-
-
-_SHARED: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared]] = WeakKeyDictionary()
-"""By loop: a token that is being asked for belongs to the loop that waits for it."""
-
-
-def _latest(kept: dict[K, V], key: K, make: Callable[[], V], bound: int) -> V:
-    """What is kept under a key, made if need be; it becomes the last to go."""
-    found = kept.pop(key, None)
-    if found is None:
-        found = make()
-        if len(kept) >= bound:
-            del kept[next(iter(kept))]
-    kept[key] = found
-    return found
+_GATES: Final[Shared[tuple[str, str, str], Gate]] = Shared(Gate, GATES_MAX)
 
 
 def _uncounted(what: str) -> None:
@@ -122,7 +88,15 @@ class WecomClient:
             answer_s=config.answer_s,
             body_bytes=REPLY_BYTES,
         )
-        self._asking: set[asyncio.Task[None]] = set()
+        self._tokens: Tokens[str] = Tokens(
+            identity_of("wecom", config.base_url, config.corp_id, config.secret),
+            self._ask,
+            clock,
+            chance,
+            account=config.corp_id,
+            counted=counted,
+            pause_of=_pause_s,
+        )
         self._told: set[int] = set()
         self._closed = False
 
@@ -158,16 +132,12 @@ class WecomClient:
     async def close(self) -> None:
         """Close all connections; what is under way is cut, and later calls are `NotSent`."""
         self._closed = True
-        for task in self._asking:
-            task.cancel()
-        if self._asking:
-            await asyncio.wait(self._asking)
+        await self._tokens.close()
         await self._http.close()
 
     # ---- one call --------------------------------------------------------------------------------
 
     async def _call(self, request: _Request) -> dict[str, Any]:
-        slot = _shared().slot(self._config)
         again = True
         while True:
             token = await self._token()
@@ -175,15 +145,14 @@ class WecomClient:
                 reply = await self._asked(request, token)
             except WecomError as error:
                 if error.errcode not in REFRESH:
-                    slot.worked(token)
+                    self._tokens.worked(token)
                     raise
-                self._counted("token_refused")
-                slot.spoil(token, self._clock.steady_s(), self._chance, error.errcode)
+                self._tokens.spoil(token, _no_token(error.errcode, "the new tokens"))
                 if not again:
                     raise
                 again = False  # nothing was done, so it may be asked for once more
             else:
-                slot.worked(token)
+                self._tokens.worked(token)
                 return reply
 
     async def _asked(self, request: _Request, token: str) -> dict[str, Any]:
@@ -219,7 +188,7 @@ class WecomClient:
 
     def _enter(self, request: _Request) -> Gate:
         config, name = self._config, request.name
-        gate = _shared().gate(config, name)
+        gate = _GATES.of((config.base_url, config.corp_id, name))
         limits = (config.api_per_min, config.api_per_hour)
         if not request.endpoint.rated:
             limits = (sys.maxsize, sys.maxsize)
@@ -254,30 +223,26 @@ class WecomClient:
     async def _token(self) -> str:
         if self._closed:
             raise NotSent("the account has stopped")
-        slot = _shared().slot(self._config)
-        return await slot.get(self._ask, self._start, self._clock.steady_s, self._chance)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        if self._closed:  # while it waited for another's
-            work.close()
-            raise NotSent("the account has stopped")
-        task = asyncio.create_task(work, name="wecom-token")
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
-        return task
+        return await self._tokens.get()
 
     async def _ask(self) -> tuple[str, float]:
         query = {"corpid": self._config.corp_id, "corpsecret": self._config.secret}
-        self._counted("token_asked")
         try:
-            said = await self._once(_Request("gettoken", ENDPOINTS["gettoken"], query))
-            return token_of(said)
+            return token_of(await self._once(_Request("gettoken", ENDPOINTS["gettoken"], query)))
+        except WecomError as error:
+            raise _no_token(error.errcode, "gettoken") from None
         except TactError as error:
-            self._counted("token_failed")
-            _log.warning(
-                "wecom.no_token", corp=self._config.corp_id, error=error.code, reason=error.message
-            )
-            raise
+            raise NotSent(f"no access token: {error.message}") from None
+
+
+def _no_token(errcode: int, what: str) -> WecomError:
+    return WecomError(f"WeCom answers {errcode} to {what}", errcode=errcode, api="gettoken")
+
+
+def _pause_s(error: TactError) -> float | None:
+    """WeCom shuts an address out for an hour after several wrong secrets (45009)."""
+    stop = isinstance(error, WecomError) and error.verdict.stop
+    return PAUSE_REFUSED_S if stop else None
 
 
 def decoded(reply: HttpReply) -> dict[str, Any]:
@@ -301,11 +266,3 @@ def token_of(said: Mapping[str, Any]) -> tuple[str, float]:
         raise Unanswered("the reply to gettoken has no token")
     # What is left of an old token's life in whole seconds: 0 is most of the last one.
     return token, float(max(life, 1))
-
-
-def _shared() -> _Shared:
-    loop = asyncio.get_running_loop()
-    found = _SHARED.get(loop)
-    if found is None:
-        found = _SHARED[loop] = _Shared()
-    return found

@@ -263,7 +263,7 @@ async def test_nothing_that_is_secret_or_a_customers_is_logged() -> None:
                 await other._grant.token()  # a look inside: its account has stopped for a while
             await other.stop(0)
     words = json.dumps(logs)
-    assert "grant.none" in words
+    assert "token.none" in words
     assert "http.down" in words
     for secret in (TOKEN, TEXT, "ya29", "PRIVATE KEY", "iam.gserviceaccount", "Bearer"):
         assert secret not in words

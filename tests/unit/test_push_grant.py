@@ -361,3 +361,43 @@ async def test_when_the_account_that_asks_ends_another_one_asks() -> None:
         await waiting[0]
     assert bench.endpoint.asked == 2
     await second.close()
+
+
+async def test_whoever_waits_may_give_up_and_the_others_get_what_was_asked_for() -> None:
+    bench = Bench()
+    grant = bench.grant()
+    first, second = [asyncio.create_task(bench.token(grant)) for _ in range(2)]
+    await _turns()
+    first.cancel()
+    await _turns()
+    bench.endpoint.gives("one")
+    assert await second == "Bearer one"
+    assert first.cancelled()
+    assert bench.endpoint.asked == 1
+
+
+async def test_new_tokens_that_are_not_taken_either_are_not_asked_for_without_end() -> None:
+    bench = Bench()
+    grant = bench.grant()
+    bench.endpoint.gives("one")
+    token = await grant.token()
+    grant.worked(token)
+    grant.spoil(token)  # it ended early: that alone is nothing
+    token = await grant.token()
+    grant.spoil(token)
+    for _ in range(100):
+        with pytest.raises(GrantRefused, match="not even a new one"):
+            await grant.token()
+        bench.clock.seconds += 2
+    assert bench.endpoint.asked == 2
+    bench.clock.seconds += 41
+    grant.worked(await grant.token())
+    assert bench.counts["token_refused"] == 2
+
+
+async def test_a_token_without_a_life_is_used_for_a_second() -> None:
+    bench = Bench()
+    grant = bench.grant()
+    bench.endpoint.gives("one", life_s=1e-9)  # type: ignore[arg-type]
+    assert [await bench.token(grant) for _ in range(3)] == ["Bearer one"] * 3
+    assert bench.endpoint.asked == 1

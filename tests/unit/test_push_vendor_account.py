@@ -102,7 +102,7 @@ class VendorBench(Bench):
         made = {"getui": GetuiProvider, "jpush": JpushProvider}[self.gateway](
             account.settings, None, events, self.clock, random.Random(5), account=account.name
         )
-        made._client = made._sender._client = self.wire  # type: ignore[assignment]
+        made._client = made._sender._client = made._asking = self.wire  # type: ignore[assignment]
         self.providers[account.name] = made  # type: ignore[assignment]
         return made
 

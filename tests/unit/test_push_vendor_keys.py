@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
@@ -61,33 +60,6 @@ def test_a_clock_that_is_off_is_told(date: str, said: str) -> None:
     with pytest.raises(Refused) as caught:
         getui_tokens.understood(reply(400, {"code": 20001, "msg": "sign"}, date=date), NOW_MS)
     assert caught.value.outcome.stop.endswith(said)
-
-
-async def test_a_token_is_renewed_early_and_asked_for_ever_less_when_that_fails() -> None:
-    clock, chance, slot = Clock(0), random.Random(1), getui_tokens.TokenSlot()
-    times: list[int] = []
-    fails = False
-
-    async def ask() -> tuple[str, float]:
-        times.append(clock.now)
-        if fails:
-            raise getui_tokens.NotSent("gone")
-        return f"t{len(times)}", 1_000.0
-
-    async def get(at_ms: int) -> str:
-        clock.now = at_ms
-        return await slot.get(ask, clock.steady_s, chance)
-
-    assert [await get(at) for at in (0, 899_000)] == ["t1", "t1"]
-    fails = True
-    assert [await get(at) for at in (900_000, 900_100, 999_000)] == ["t1"] * 3
-    assert times == [0, 900_000, 999_000]  # 0.1 s after a failure it rests
-    for at in range(1_000_000, 1_060_000, 250):
-        with pytest.raises(getui_tokens.NotSent, match="gone"):
-            await get(at)
-    assert len(times) < 12
-    fails = False
-    assert await get(1_200_000) == f"t{len(times)}"
 
 
 # ---- JPush's ids ---------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from structlog.testing import capture_logs
 from channels.http import NotSent, Unanswered
 from channels.provider import Answer, Prepared, Submission
 from channels.sending import HttpSender, Outcome
+from channels.tokens import PAUSE_MAX_S, PAUSE_REFUSED_S
 from channels.wecom.budgets import DAY_MS
 from channels.wecom.client import WecomClient
 from channels.wecom.config import AppConfig
 from channels.wecom.endpoints import ENDPOINTS
 from channels.wecom.errors import WecomError, answer_of, stop_of
-from channels.wecom.tokens import PAUSE_CONFIG_S, PAUSE_MAX_S
 from tests.support.sms_web import Told, submission
 
 NOW_MS = 1_795_000_000_000
@@ -190,7 +190,7 @@ async def test_a_token_is_renewed_while_the_old_one_still_serves(
     world.clock.at_s += 0.02 * 7_200
     await client.call("message/send", {})
     await until(lambda: server.tokens == 2)
-    await until(lambda: not client._asking)
+    await until(lambda: not client._tokens._asking)
     await client.call("message/send", {})
     assert server.tokens_used("message/send") == ["token-1", "token-1", "token-1", "token-2"]
 
@@ -293,7 +293,7 @@ async def test_while_the_old_token_lives_nobody_notices_that_there_is_no_new_one
     world.clock.at_s += 0.95 * 7_200
     for _ in range(5):
         await client.call("message/send", {})
-    await until(lambda: not client._asking)
+    await until(lambda: not client._tokens._asking)
     world.clock.at_s += 0.06 * 7_200
     assert (await refusal(client)).verdict.kind == "retry"
 
@@ -307,13 +307,13 @@ async def test_a_wrong_secret_stops_the_account_and_is_hardly_tried_again(
     assert answer_of(error, world.clock).failure == "config"
     assert "40001" in stop_of(error)
     for _ in range(10):
-        world.clock.at_s += PAUSE_CONFIG_S / 20
+        world.clock.at_s += PAUSE_REFUSED_S / 20
         await refusal(client)
     assert server.count("gettoken") == 1
     with pytest.raises(NotSent):
         await client.reach(server.url)
     server.always.clear()
-    world.clock.at_s += PAUSE_CONFIG_S
+    world.clock.at_s += PAUSE_REFUSED_S
     await client.reach(server.url)
 
 
@@ -374,7 +374,7 @@ async def test_a_sender_is_up_again_when_there_are_tokens_again(
     # It listens, but gives no tokens: that is not up.
     asked = server.count("gettoken")
     world.clock.at_s += PAUSE_MAX_S
-    await until(lambda: server.count("gettoken") > asked and not client._asking)
+    await until(lambda: server.count("gettoken") > asked and not client._tokens._asking)
     assert told.links[-1].window == 0
     server.always.clear()
     world.clock.at_s += PAUSE_MAX_S
@@ -513,7 +513,7 @@ async def test_secrets_are_nowhere(world: World, server: Server) -> None:
     seen = []
     with capture_logs() as logs:
         seen.append(await refusal(client))
-        world.clock.at_s += PAUSE_CONFIG_S
+        world.clock.at_s += PAUSE_REFUSED_S
         server.says["message/send"] = deque([{"errcode": 40013}, _bad_gateway])
         seen.append(await refusal(client))
         with pytest.raises(Unanswered) as error:

@@ -89,15 +89,21 @@ class FcmProvider(HttpProvider):
     async def _asked(self, body: bytes) -> HttpReply:
         """The answer to a message; asked once more with a new token when the old one is not taken
         (401): the message was not."""
+        reply, refused = await self._once(body)
+        if refused:
+            reply, _ = await self._once(body)
+        return reply
+
+    async def _once(self, body: bytes) -> tuple[HttpReply, bool]:
+        """The answer to one request, and whether its token was not taken."""
         token = await self._grant.token()
         reply = await self._http.request("POST", self._url, body=body, headers=token.headers)
-        if reply.status == 401 and _is_refused_token(reply):
+        refused = reply.status == 401 and _is_refused_token(reply)
+        if refused:
             self._grant.spoil(token)
-            token = await self._grant.token()
-            reply = await self._http.request("POST", self._url, body=body, headers=token.headers)
-            if reply.status == 401 and _is_refused_token(reply):
-                self._grant.spoil(token)
-        return reply
+        else:
+            self._grant.worked(token)
+        return reply, refused
 
     def understood(self, reply: HttpReply) -> Outcome:
         """What FCM meant. Its words stay here: they may quote token and text."""
@@ -125,7 +131,7 @@ class FcmProvider(HttpProvider):
 
 
 def _is_refused_token(reply: HttpReply) -> bool:
-    """A 401 that is about our token, and not about the keys that FCM holds for Apple or the web."""
+    """Whether a 401 is about our token, not about the keys that FCM holds for Apple or the web."""
     meaning = said(reply).meaning
     return meaning is None or meaning.kind == "token"
 

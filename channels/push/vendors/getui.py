@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Final
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from channels.http import HttpReply, answer_of_status, checked_url
+from channels.http import HttpClient, HttpReply, answer_of_status, checked_url
 from channels.provider import (
     Answer,
     Callback,
@@ -36,6 +36,7 @@ from channels.push.vendors.getui_content import TABLE, TITLE_CHARS, body_of
 from channels.push.vendors.refused import Refused
 from channels.push.vendors.settings import VendorSettings
 from channels.sending import HttpProvider, Outcome, client_of
+from channels.tokens import Tokens, identity_of
 from hub.clock import Clock
 from hub.contract.types import Delivery
 
@@ -111,8 +112,19 @@ class GetuiProvider(HttpProvider):
         self._client = client_of(config)
         super().__init__(self._client, self._url, config.connections, events, chance, account)
         self._clock = clock
-        self._chance = chance
-        self._slot: getui_tokens.TokenSlot | None = None
+        # Of its own: it must not wait until a push's connection is free.
+        self._asking = HttpClient(
+            connections=1, connect_s=config.connect_s, answer_s=config.answer_s
+        )
+        self._tokens: Tokens[str] = Tokens(
+            identity_of("getui", self._url, config.app_key, config.master_secret),
+            self._ask,
+            clock,
+            chance,
+            account=account,
+            counted=self._count,
+            pause_of=getui_tokens.pause_of,
+        )
 
     def prepare(self, delivery: Delivery) -> Prepared:
         """Pure: the push, and whether vendors count it."""
@@ -128,6 +140,13 @@ class GetuiProvider(HttpProvider):
         )
         return Prepared(delivery.to, units=1, parts=(GetuiPush(body),), uncounted=not marketing)
 
+    async def stop(self, drain_s: float) -> None:
+        """What waits for a token has not left, and is handed back at once; the rest is waited for,
+        and ends."""
+        await self._tokens.close()
+        await super().stop(drain_s)
+        await self._asking.close()
+
     async def callback(self, request: Callback) -> Reply:
         """Nothing calls back."""
         return Reply(status=404)
@@ -140,7 +159,6 @@ class GetuiProvider(HttpProvider):
             reply = await self._pushed(body)
             if (said := _said(reply)) is not None and said.code == STALE:
                 # It ended early: once more with another. A third is left to the account.
-                self._count("token_stale")
                 reply = await self._pushed(body)
         except Refused as error:
             return error.outcome
@@ -161,27 +179,22 @@ class GetuiProvider(HttpProvider):
 
     async def _pushed(self, body: bytes) -> HttpReply:
         """Raises NotSent, Unanswered, Refused."""
-        if self._slot is None:
-            config = self._config
-            self._slot = getui_tokens.slot_of(self._url, config.app_key, config.master_secret)
-        slot = self._slot
-        token = await slot.get(self._ask, self._clock.steady_s, self._chance)
+        token = await self._tokens.get()
         headers = {"content-type": "application/json;charset=utf-8", "token": token}
         reply = await self._client.request(
             "POST", f"{self._url}/push/single/cid", body=body, headers=headers
         )
         said = _said(reply)
         if said is not None and said.code == STALE:
-            slot.spoil(token, self._clock.steady_s(), self._chance)
+            self._tokens.spoil(token, getui_tokens.not_taken())
         elif said is not None:
-            slot.worked(token)
+            self._tokens.worked(token)
         return reply
 
     async def _ask(self) -> tuple[str, float]:
-        self._count("token_asked")
         config = self._config
         return await getui_tokens.ask(
-            self._client, self._url, config.app_key, config.master_secret, self._clock
+            self._asking, self._url, config.app_key, config.master_secret, self._clock
         )
 
     def understood(self, reply: HttpReply, submission: Submission) -> Outcome:

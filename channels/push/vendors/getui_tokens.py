@@ -1,5 +1,4 @@
-"""getui's access tokens: one for each app and process, asked for by one of those that wait, before
-the old one ends, and anew when getui does not take it any more.
+"""getui's access tokens: how they are asked for. When is the matter of `channels.tokens`.
 
 Documented (RestAPI v2, page "auth"): the signature, a life of a day told as the moment of its end,
 at most 100 authentications a minute, "a clock that is too far off may fail". Not documented:
@@ -8,13 +7,9 @@ whether a new token ends the one before; accounts of one app in a process share 
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import Final
-from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import Struct
@@ -24,114 +19,28 @@ from channels.provider import Answer
 from channels.push.vendors.getui_codes import AUTH_RATE, MINUTE_MS
 from channels.push.vendors.refused import Refused
 from channels.sending import Outcome
+from channels.tokens import PAUSE_REFUSED_S
 from hub.clock import Clock
+from hub.errors import TactError
 
-RENEW: Final = 0.9
-"""The part of a token's life after which the next one is asked for, while this one still serves:
-over two hours of a day in which the endpoint may fail."""
 LIFE_MIN_S: Final = 60.0
-LIFE_MAX_S: Final = 86_400.0
-"""The end is told by getui's clock and read by ours: a life is believed within these."""
-PAUSE_FIRST_S: Final = 1.0
-PAUSE_MAX_S: Final = 60.0
-"""Between two tries of an endpoint that fails, each drawn from the upper half: 60 a minute at most,
-of the 100 that getui allows."""
-PAUSE_CONFIG_S: Final = 240.0
-"""After a refusal that a person must mend: below the 300 s after which an account tries again."""
+"""The end is told by getui's clock and read by ours: a token that has just been given lives."""
 SKEW_S: Final = 60
 """A clock that is further off than this is told as the likely cause of a refusal."""
 
-Ask = Callable[[], Awaitable[tuple[str, float]]]
-"""Gives a new token and its life in seconds. Raises NotSent, Refused."""
+
+def not_taken() -> NotSent:
+    """Why there is no token, when a new one is not taken either."""
+    return NotSent("getui does not take its new tokens")
 
 
-class _Token(Struct, frozen=True):
-    value: str
-    renew_s: float
-    ends_s: float
-
-    def __repr__(self) -> str:
-        return "_Token()"
-
-
-class TokenSlot:
-    """The token of one app. Times are of `Clock.steady_s`."""
-
-    def __init__(self) -> None:
-        self._token: _Token | None = None
-        self._asking = asyncio.Lock()
-        """Held by the one that asks: the others find what it got, or why it got none."""
-        self._again_s = float("-inf")
-        self._failures = 0
-        self._strikes = 0
-        """Tokens in a row that were not taken from the beginning."""
-        self._error: NotSent | Refused | None = None
-
-    async def get(self, ask: Ask, now: Callable[[], float], chance: random.Random) -> str:
-        """A token that lives. Raises NotSent, Refused."""
-        async with self._asking:
-            at_s, token = now(), self._token
-            if token is not None and at_s < token.renew_s:
-                return token.value
-            if at_s >= self._again_s:
-                await self._ask(ask, now, chance)
-                token = self._token
-            if token is not None and now() < token.ends_s:
-                return token.value
-            raise self._failure()
-
-    def worked(self, value: str) -> None:
-        """getui took it."""
-        if self._token is not None and self._token.value == value:
-            self._strikes = self._failures = 0
-
-    def spoil(self, value: str, at_s: float, chance: random.Random) -> None:
-        """getui did not take it. New ones that are not taken either are asked for ever less."""
-        if self._token is None or self._token.value != value:
-            return
-        self._token = None
-        self._strikes += 1
-        if self._strikes > 1:
-            self._failed(NotSent("getui does not take its new tokens"), at_s, chance)
-
-    async def _ask(self, ask: Ask, now: Callable[[], float], chance: random.Random) -> None:
-        try:
-            value, life_s = await ask()
-        except (NotSent, Refused) as error:
-            self._failed(error, now(), chance)
-            return
-        at_s, life_s = now(), min(max(life_s, LIFE_MIN_S), LIFE_MAX_S)
-        self._token = _Token(value, at_s + RENEW * life_s, at_s + life_s)
-
-    def _failed(self, error: NotSent | Refused, at_s: float, chance: random.Random) -> None:
-        pause_s = min(PAUSE_FIRST_S * 2.0 ** min(self._failures, 16), PAUSE_MAX_S)
-        pause_s *= 0.5 + chance.random() / 2
-        if isinstance(error, Refused):
-            told_ms = error.outcome.answer.retry_after_ms
-            pause_s = PAUSE_CONFIG_S if error.outcome.stop else (told_ms or 0) / 1_000
-        self._failures += 1
-        self._again_s = at_s + pause_s
-        self._error = error
-
-    def _failure(self) -> NotSent | Refused:
-        """A new one each time: a raised error collects tracebacks."""
-        if isinstance(self._error, Refused):
-            return Refused(self._error.message, outcome=self._error.outcome)
-        return NotSent(self._error.message if self._error else "no token")
-
-
-_SLOTS: Final[WeakValueDictionary[tuple[object, ...], TokenSlot]] = WeakValueDictionary()
-"""Of this process; one goes with the last account of its app."""
-
-
-def slot_of(url: str, app_key: str, master_secret: str) -> TokenSlot:
-    """The slot that all accounts of an app share."""
-    secret = sha256(master_secret.encode()).digest()
-    key = (asyncio.get_running_loop(), url, app_key, secret)
-    return _SLOTS.setdefault(key, TokenSlot())
-
-
-# ---- asking ------------------------------------------------------------------------------------
+def pause_of(error: TactError) -> float | None:
+    """Seconds in which no token is asked for after this; None: longer each time."""
+    if not isinstance(error, Refused):
+        return None
+    if error.outcome.stop:
+        return PAUSE_REFUSED_S
+    return (error.outcome.answer.retry_after_ms or 0) / 1_000
 
 
 class _Data(Struct):
@@ -186,7 +95,7 @@ def understood(reply: HttpReply, now_ms: int) -> tuple[str, float]:
             ends_ms = int(said.data.expire_time)
         except ValueError:
             ends_ms = 0
-        return token, (ends_ms - now_ms) / 1_000
+        return token, max((ends_ms - now_ms) / 1_000, LIFE_MIN_S)
     code = str(said.code) if said.code > 0 else f"HTTP {reply.status}"
     if said.code == AUTH_RATE or (said.code <= 0 and reply.status == 429):
         answer = Answer("throttled", code=code, retry_after_ms=MINUTE_MS)
