@@ -152,6 +152,11 @@ def quota_forgotten_with_a_reload(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Quota, "configured", lambda _, limits, zone, now: Quota(limits, zone))
 
 
+def given_back_though_it_may_be_taken(patch: pytest.MonkeyPatch) -> None:
+    """A repeat was refused, and what it repeats had been taken."""
+    patch.setattr(Gate, "_may_be_taken", lambda *_: False)
+
+
 def pacer_not_restarted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Pacer, "restarted", lambda *_: None)
 
@@ -254,6 +259,7 @@ BUGS: dict[Any, tuple[int | range, str]] = {
     quota_not_restored: (60, "account-limits: over-a-limit"),
     quota_of_recipients_not_restored: (60, "account-limits: over-a-limit"),
     quota_forgotten_with_a_reload: (range(367, 371), "account-limits: over-a-limit"),
+    given_back_though_it_may_be_taken: (range(30, 60), "account-limits: over-a-limit"),
     pacer_not_restarted: (100, "account-limits: over-a-limit"),
     days_end_at_midnight_of_utc: (60, "account-limits: over-a-limit"),
     priority_breaks_the_order: (10, "leaves-in-order: left-before-its-predecessor"),
