@@ -237,7 +237,7 @@ class Driver:
     async def _made(self, task: Task, id: str, refused: dict[str, Result]) -> None:
         """WeCom has it."""
         head = task.head
-        if not id and not set(task.everyone) <= set(refused):
+        if not id and not set(task.waiting) <= set(refused):
             task.look_ms = head.called_ms + FOUND_AFTER_MS  # it did not say what it has made
             return
         head.state, head.made = OPEN, id

@@ -89,6 +89,21 @@ def test_the_same_content_takes_its_place_in_the_task() -> None:
     assert [word(s, n) for n in (1, 2, 3, 8, 9)] == [GONE, GONE, SENT, SENT, SENT]
 
 
+def test_a_task_is_over_when_wecom_would_have_none_of_those_that_are_left_in_it() -> None:
+    async def play(s: Scene) -> None:
+        s.wecom.answers["add_msg_template"] = lambda body: {"fail_list": body["external_userid"]}
+        s.host.submit(keyed(1, 1))
+        s.host.submit(keyed(2, 1))
+        s.host.submit(delivery(3))
+        s.host.submit(keyed(4, 1, "newer"))
+        await s.until_over()
+
+    s = scene(play)
+    refused = ("failed", "dead_address", "fail-list")
+    assert [word(s, number) for number in (1, 2, 3, 4)] == [GONE, GONE, refused, refused]
+    assert len(s.wecom.named("add_msg_template")) == 2 and not s.account.notes
+
+
 @pytest.mark.parametrize("after_s", [9.985, 9.995, 10.005, 10.015, 10.03, 10.05, 10.07])
 def test_while_the_task_is_made_it_is_left_out_or_cancelled(after_s: float) -> None:
     async def play(s: Scene) -> None:
