@@ -403,10 +403,10 @@ LATER = {"retry-after": "120"}
         (429, {}, "", throttled("HTTP 429", None)),
         (429, LATER, "", throttled("HTTP 429", 120_000)),
         (500, {}, "", Answer("retry", code="HTTP 500")),
-        (502, {}, "<html>", Answer("retry", code="HTTP 502")),
+        (502, {}, "<html>", Answer("unknown", code="HTTP 502")),
         (503, {}, "", throttled("HTTP 503", None)),
         (503, LATER, "", throttled("HTTP 503", 120_000)),
-        (504, {}, "", Answer("retry", code="HTTP 504")),
+        (504, {}, "", Answer("unknown", code="HTTP 504")),
         (599, {}, "", Answer("retry", code="HTTP 599")),
     ],
 )

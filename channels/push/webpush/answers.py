@@ -15,8 +15,8 @@ from channels.provider import Answer
 
 ACCEPTED: Final = (200, 201, 202, 204)
 """201 by the RFC; 200, 202 and 204 are seen."""
-ID_CHARS: Final = 128
-"""Of the message's own URL, its last part."""
+UNANSWERED: Final = (502, 504)
+"""A gateway's words: the push service behind it has not answered, and may have taken it."""
 BODY_CHARS: Final = 1_024
 """Looked at for what a 400 is about."""
 
@@ -43,6 +43,8 @@ def understood(reply: HttpReply, now_ms: int) -> Answer:
         return Answer("failed", failure="rejected_content", code=code)
     if 300 <= status <= 399 or status in (405, 407):  # not a push service, or a proxy
         return Answer("failed", failure="provider", code=code)
+    if status in UNANSWERED:
+        return Answer("unknown", code=code)
     return answer_of_status(reply, now_ms, server_errors="retry")
 
 

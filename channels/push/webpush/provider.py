@@ -169,7 +169,7 @@ class WebPushProvider(HttpProvider):
 
     def _learn(self, origin: str, answer: Answer, status: int) -> None:
         """What an answer says of its push service."""
-        if answer.failure == "provider":
+        if answer.kind == "unknown" or answer.failure == "provider":
             self._origins.unanswered(origin)
         elif answer.kind == "throttled":
             one = status == 429  # 503 is about all of its messages
