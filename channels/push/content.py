@@ -11,6 +11,7 @@ what we make of the rest (`merged`). Source: docs/push.md.
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -70,6 +71,11 @@ class _Content(Struct, forbid_unknown_fields=True):
 _ALLOWED: Final = ", ".join(_Content.__struct_fields__)
 _TABLES: Final = frozenset({"fcm", "apns", "webpush", "getui", "jpush", "webhook"})
 _DECODER: Final = msgspec.json.Decoder(_Content)
+_QUOTING: Final = {
+    "Object contains unknown field": "a key that is not known",
+    "Invalid enum value": "a word that is not allowed",
+}
+_AT: Final = re.compile(r" - at `\$[\w.\[\]]*`\Z")
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -79,11 +85,9 @@ def read(content: Raw, provider: str) -> Note:
     try:
         said = _DECODER.decode(content)
     except msgspec.ValidationError as error:
-        # Its text names types and places; only of a key that is not known it quotes the key.
-        unknown = "unknown field" in str(error)
-        if unknown:
+        if "unknown field" in str(error):
             _refuse(f"the content has an unknown key; allowed: {_ALLOWED}", "unknown-key")
-        _refuse(str(error), "wrong-type")
+        _refuse(unquoted(error), "wrong-type")
     except _UNREADABLE:
         _refuse("the content is not JSON", "not-json")
     raw: Raw = getattr(said, provider) if provider in _TABLES else Raw()
@@ -126,6 +130,17 @@ def _text(value: str | int | float | bool) -> str:
     if isinstance(value, str):
         return value
     return msgspec.json.encode(value).decode()
+
+
+def unquoted(error: msgspec.ValidationError) -> str:
+    """What is wrong, and where, in msgspec's words. It names types and places; a key that is not
+    known, and a word that is none of those allowed, it quotes: these are not told."""
+    problem = str(error)
+    at = _AT.search(problem)
+    for quoting, instead in _QUOTING.items():
+        if problem.startswith(quoting):
+            return instead + (at[0] if at else "")
+    return problem
 
 
 def collapse_id(delivery: Delivery) -> str:

@@ -141,7 +141,7 @@ def test_the_own_table_is_laid_over() -> None:
 @pytest.mark.parametrize(
     "own",
     [
-        {"push_type": "sms"},
+        {"push_type": "hush"},
         {"priority": 7},
         {"topic": "com example"},
         {"collapse_id": "x" * 65},

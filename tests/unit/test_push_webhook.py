@@ -458,7 +458,7 @@ def test_receipts_and_messages_become_one_bundle() -> None:
         ("delivery", {"id": "a"}, "type"),  # what we sent, played back
         ("receipt", {}, "data: "),
         ("receipt", {"status": "delivered"}, "delivery or id"),
-        ("receipt", RECEIPT | {"status": "unknown"}, "not known"),  # would say nothing
+        ("receipt", RECEIPT | {"status": "unknown"}, "not allowed - at `$.status`"),
         ("receipt", RECEIPT | {"at": "2026-11-18T09:46:39"}, "data.at"),
         ("receipt", RECEIPT | {"at": "soon"}, "data.at"),
         ("receipt", RECEIPT | {"secret-word": 1}, "not known"),

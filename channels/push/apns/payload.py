@@ -22,7 +22,7 @@ from msgspec import Meta, Struct, field
 
 from channels.provider import Unsendable
 from channels.push.apns.config import ApnsConfig, PushType, Topic
-from channels.push.content import Note, check_size, collapse_id, high, merged, read
+from channels.push.content import Note, check_size, collapse_id, high, merged, read, unquoted
 from hub.contract.types import Delivery
 
 PAYLOAD_BYTES: Final = 4 * 1024
@@ -112,9 +112,9 @@ def _own(note: Note) -> _Own:
         own = msgspec.convert(note.own, _Own)
     except msgspec.ValidationError as error:
         known = ", ".join(_Own.__struct_fields__)
-        # The text of the error names a place and a type; only an unknown key is quoted by it.
-        problem = "unknown key" if "unknown field" in str(error) else str(error)
-        raise Unsendable(f"apns: {problem}; allowed: {known}", failure="rejected_content") from None
+        raise Unsendable(
+            f"apns: {unquoted(error)}; allowed: {known}", failure="rejected_content"
+        ) from None
     if own.collapse_id is not None and not _is_header(own.collapse_id):
         raise Unsendable(
             f"apns: collapse_id must be at most {COLLAPSE_BYTES} printable ASCII characters",

@@ -26,6 +26,7 @@ from msgspec import Meta, Raw, Struct
 
 from channels.http import CALLBACK_BYTES
 from channels.provider import BUNDLE_THINGS, Bundle, ProviderInbound, ProviderReceipt
+from channels.push.content import unquoted
 from channels.push.webhook.signing import Refused
 from hub import limits
 from hub.contract.times import parse_rfc3339
@@ -176,11 +177,5 @@ def _fits(value: Any, depth: int) -> bool:
 
 
 def _malformed(place: str, error: Exception) -> Refused:
-    """msgspec names types and places; of a key it does not know it quotes the key, which is the
-    sender's own word, and is not told."""
-    problem = str(error) if isinstance(error, msgspec.ValidationError) else "not JSON"
-    if "unknown field" in problem:
-        problem = "has a key that is not known"
-    elif "Invalid enum value" in problem:
-        problem = "has a type, status or class that is not known" + problem.partition(" - at ")[1]
+    problem = unquoted(error) if isinstance(error, msgspec.ValidationError) else "not JSON"
     return Refused(f"{place}: {problem}"[: limits.REASON_CHARS], status=400)
