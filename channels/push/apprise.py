@@ -184,8 +184,11 @@ class Threads:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and the account with it
                 loop.call_soon_threadsafe(end, result)
 
-        self.busy += 1
-        threading.Thread(target=run, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=run, name=self._name, daemon=True).start()
+        except RuntimeError:
+            raise NotSent("the system gives no more threads") from None
+        self.busy += 1  # before `end`, which the loop calls when this has come to wait
         async with asyncio.timeout(seconds):
             return await done
 
