@@ -318,11 +318,23 @@ def retry_after_ms(reply: HttpReply, now_ms: int) -> int | None:
     value = reply.headers.get("retry-after", "").strip()
     if _DIGITS.match(value):
         return min(int(value) * 1_000, RETRY_AFTER_MAX_MS)
+    at_ms = _date_ms(value)
+    return None if at_ms is None else min(max(at_ms - now_ms, 0), RETRY_AFTER_MAX_MS)
+
+
+def behind_ms(reply: HttpReply, now_ms: int) -> int | None:
+    """How far our clock is behind that of whoever answered, by its `Date`; below 0: ahead of it.
+    None without one."""
+    at_ms = _date_ms(reply.headers.get("date", ""))
+    return None if at_ms is None else at_ms - now_ms
+
+
+def _date_ms(value: str) -> int | None:
+    """A date of a header as Unix ms."""
     try:
-        at_ms = int(parsedate_to_datetime(value).timestamp() * 1_000)
+        return int(parsedate_to_datetime(value).timestamp() * 1_000)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return min(max(at_ms - now_ms, 0), RETRY_AFTER_MAX_MS)
 
 
 # ---- being called ------------------------------------------------------------------------------

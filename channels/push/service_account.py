@@ -8,7 +8,6 @@ RFC 6749 (5.2, errors).
 from __future__ import annotations
 
 import re
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
 
-from channels.http import HttpReply, NotSent, checked_url
+from channels.http import HttpReply, NotSent, behind_ms, checked_url
 from hub.errors import ConfigError, TactError
 
 ASSERTION_S: Final = 3_600
@@ -36,7 +35,8 @@ KEYS_PARSED: Final = 256
 """Key files kept parsed: to check one takes longer than all else of making a provider."""
 
 _ERROR: Final = re.compile(r"[a-z_]{1,64}\Z")
-_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9.:-]{0,127}\Z")
+PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9.:-]{0,127}\Z")
+"""The id of a project."""
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -98,7 +98,7 @@ def parse_service_account(text: str) -> ServiceAccount:
     for name in ("project_id", "client_email", "private_key", "token_uri"):
         if not getattr(file, name):
             raise ConfigError(f"credentials: {name} is missing; the key file is not whole")
-    if _PROJECT.match(file.project_id) is None:
+    if PROJECT.match(file.project_id) is None:
         raise ConfigError("credentials: project_id is not the id of a project")
     checked_url(file.token_uri, "credentials: token_uri")
     return ServiceAccount(
@@ -177,7 +177,7 @@ def _advice(said: _Refused, reply: HttpReply, now_ms: int) -> str:
 
     Its `Date` shows whose clock is wrong: ours, as all its other clients would tell it its own.
     """
-    skew_ms = skew_of(reply, now_ms)
+    skew_ms = behind_ms(reply, now_ms) or 0
     words = said.error_description.lower()
     if said.error == "invalid_grant" and abs(skew_ms) >= SKEW_TOLD_MS:
         where = "behind" if skew_ms > 0 else "ahead of"
@@ -192,15 +192,6 @@ def _advice(said: _Refused, reply: HttpReply, now_ms: int) -> str:
     if "account" in words or said.error in ("invalid_client", "unauthorized_client"):
         return "the service account is disabled, deleted, or may not ask; see the console"
     return "see the service account in the console, and the clock of this machine"
-
-
-def skew_of(reply: HttpReply, now_ms: int) -> int:
-    """How far our clock is behind that of whoever answered, in ms, by its `Date`; 0 without one."""
-    try:
-        date = parsedate_to_datetime(reply.headers.get("date", ""))
-        return int(date.timestamp() * 1_000) - now_ms
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0
 
 
 def _spoken(ms: int) -> str:

@@ -297,6 +297,7 @@ _WRONG_TOKEN = "The registration token is not a valid FCM registration token"
         (_reply(403, "PERMISSION_DENIED"), _failed("config", "PERMISSION_DENIED")),
         (_reply(429, _FULL, "QUOTA_EXCEEDED"), _throttled()),
         (_reply(429, _FULL, "QUOTA_EXCEEDED", retry_after="17"), _throttled(17_000)),
+        (_reply(429, _FULL, "QUOTA_EXCEEDED", retry_after="0"), _throttled(60_000)),
         (
             _reply(429, _FULL, "QUOTA_EXCEEDED", message="Device message rate exceeded."),
             _throttled(scope="recipient"),

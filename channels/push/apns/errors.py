@@ -6,13 +6,12 @@ again); the reasons of broadcasts are in "Sending broadcast push notification re
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-from channels.http import HttpReply, retry_after_ms
+from channels.http import HttpReply, behind_ms, retry_after_ms
 from channels.provider import Answer
 from channels.sending import Outcome
 from hub.contract.types import FailureClass
@@ -209,11 +208,10 @@ def _stop(code: str, advice: str, reply: HttpReply, now_ms: int) -> str:
 
 def clock_advice(reply: HttpReply, now_ms: int) -> str:
     """Whether it may be this machine's clock: a token says when it was signed."""
-    try:
-        date_ms = int(parsedate_to_datetime(reply.headers.get("date", "")).timestamp() * 1_000)
-    except (ValueError, TypeError, IndexError, OverflowError):
+    skew_ms = behind_ms(reply, now_ms)
+    if skew_ms is None:
         return "or it is this machine's clock, if that is minutes off"
-    off_s = (now_ms - date_ms) // 1_000
-    if abs(off_s) * 1_000 < SKEW_MS:
+    if abs(skew_ms) < SKEW_MS:
         return "this machine's clock agrees with Apple's"
-    return f"this machine's clock is {abs(off_s)} s {'ahead' if off_s > 0 else 'behind'}"
+    where = "behind" if skew_ms > 0 else "ahead"
+    return f"this machine's clock is {abs(skew_ms) // 1_000} s {where}"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
 from channels.http import ANSWER_S, CONNECT_S, CONNECTIONS_MAX, checked_url
-from channels.push.service_account import parse_service_account
+from channels.push.service_account import PROJECT, parse_service_account
 from channels.sms.message import SmsConfig
 from hub.errors import ConfigError
 
 CONNECTIONS: Final = 128
 """Requests under way at once: 1,280/s at 100 ms each."""
-
-_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9.:-]{0,127}\Z")
 
 
 class FcmConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -41,6 +38,6 @@ class FcmConfig(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
 def check(settings: FcmConfig, sms: SmsConfig) -> None:
     """What types cannot say. Raises ConfigError."""
     checked_url(settings.base_url, "base_url")
-    if settings.project and _PROJECT.match(settings.project) is None:
+    if settings.project and PROJECT.match(settings.project) is None:
         raise ConfigError("project is the id of the project (my-app-1a2b3), not its name")
     parse_service_account(settings.credentials)

@@ -220,6 +220,6 @@ def _throttled(what: Said, after_ms: int | None) -> Answer:
     return Answer(
         "throttled",
         code=what.code,
-        retry_after_ms=QUOTA_PAUSE_MS if after_ms is None else after_ms,
+        retry_after_ms=after_ms or QUOTA_PAUSE_MS,  # a pause of nothing would be no pause
         scope="recipient" if what.device else "account",
     )

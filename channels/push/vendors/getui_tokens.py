@@ -7,14 +7,13 @@ whether a new token ends the one before; accounts of one app in a process share 
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from channels.http import HttpClient, HttpReply, NotSent, Unanswered
+from channels.http import HttpClient, HttpReply, NotSent, Unanswered, behind_ms
 from channels.provider import Answer
 from channels.push.vendors.getui_codes import AUTH_RATE, MINUTE_MS
 from channels.push.vendors.refused import Refused
@@ -25,7 +24,7 @@ from hub.errors import TactError
 
 LIFE_MIN_S: Final = 60.0
 """The end is told by getui's clock and read by ours: a token that has just been given lives."""
-SKEW_S: Final = 60
+SKEW_MS: Final = 60_000
 """A clock that is further off than this is told as the likely cause of a refusal."""
 
 
@@ -109,12 +108,10 @@ def understood(reply: HttpReply, now_ms: int) -> tuple[str, float]:
 
 def _skewed(reply: HttpReply, now_ms: int) -> str:
     """The signature is made of the time: a clock that is off makes it wrong."""
-    try:
-        theirs_s = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
+    skew_ms = behind_ms(reply, now_ms)
+    if skew_ms is None:
         return ", and this machine's clock"
-    off_s = round(now_ms / 1_000 - theirs_s)
-    if abs(off_s) < SKEW_S:
+    if abs(skew_ms) < SKEW_MS:
         return ""
-    where = "ahead of" if off_s > 0 else "behind"
-    return f"; or it is this machine's clock, {abs(off_s)} s {where} getui's"
+    where = "behind" if skew_ms > 0 else "ahead of"
+    return f"; or it is this machine's clock, {abs(skew_ms) // 1_000} s {where} getui's"

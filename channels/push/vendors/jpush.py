@@ -201,9 +201,7 @@ class JpushProvider(HttpProvider):
     def _request(self, submission: Submission, cid: str) -> dict[str, Any]:
         push: JpushPush = submission.prepared.parts[0]
         options = push.body.get("options")
-        ttl_s = TTL_MAX_S
-        if submission.expires_ms:
-            ttl_s = content.ttl_s(submission.expires_ms, self._clock.now_ms(), TTL_MAX_S)
+        ttl_s = content.ttl_s(submission.expires_ms, self._clock.now_ms(), TTL_MAX_S)
         return push.body | {
             "cid": cid,
             "audience": {"registration_id": [submission.prepared.recipient]},
