@@ -18,7 +18,7 @@ from channels.sms.fake.faults import Odds, Plan
 SEED = 7
 ODDS = Odds(
     latency_ms=40.0,
-    throttle=0.0002,
+    throttle=0.0001,
     lose_answers=0.0008,
     receipt_ms=300.0,
     late_receipts=0.02,

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.demo.cdnow import chosen, marked
 from benchmarks.demo.centre import Record, taken, text_of
 
-EVERY = 24
+EVERY = 12
 """Of so many who get an offer one refuses, and one asks."""
 REFUSALS = ("R", "r", "退订", "T.")
 QUESTIONS = ("Where is my order?", "I refuse to pay twice", "R you open on Sundays?")

@@ -65,7 +65,8 @@ def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Itera
 
     First the devices on which its customers have its app, as it tells of them at a sign-in. Two of
     three customers are members of the club: they hear of their purchases once a week, in arrays on
-    the bulk lane, and of offers in the app alone. The others hear of each at once.
+    the bulk lane, and get offers in the app alone, if they have it. The others hear of each at
+    once.
     """
     yield from sign_ins(purchases, partitions)
     mistakes = _mistakes()
@@ -128,7 +129,7 @@ def _purchase_message(purchase: Purchase, now: datetime) -> Outgoing:
 
 
 def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
-    """The order notice, and the offer that follows it."""
+    """The order notice, and the offer that follows it, if any."""
     number, customer = purchase.number, purchase.customer
     notice: dict[str, Any] = {
         "id": f"order-{number}",
@@ -156,6 +157,8 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
         },
     }
     if chosen(f"{customer} club", CLUB):
+        if not devices(customer):
+            return [notice]
         offer["route"] = ["push"]
     kind = chosen(f"offer {number}", 10)
     if kind < 2:  # a flash sale: better never than late

@@ -41,7 +41,7 @@ READ = 0.2
 REPEAT_S = 3.0
 """Before the grid posts again what the hub has not confirmed: five times, over a kill."""
 
-WITH_APP: Final = 55
+WITH_APP: Final = 40
 """Of a hundred customers so many have a push address."""
 ON_GRID: Final = 10
 """And of a hundred of them so many one at the grid."""

@@ -228,6 +228,6 @@ def _is_down(before: Told, after: Told) -> bool:
 
 
 def silence_ms(pushes: Pushes, killed_ms: float) -> float:
-    """From the kill of the host that pushes to the next push."""
-    times = [line["at"] for line in (*pushes.at_fcm, *pushes.posts)]
-    return min((at for at in times if at > killed_ms + FLIGHT_MS), default=killed_ms) - killed_ms
+    """From the kill of the host that pushes to the next push by FCM."""
+    after = (line["at"] for line in pushes.at_fcm if line["at"] > killed_ms + FLIGHT_MS)
+    return min(after, default=killed_ms) - killed_ms

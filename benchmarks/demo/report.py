@@ -77,7 +77,7 @@ class Run:
     sms_silence_s: float
     """From the kill of the host that sent to the next SMS."""
     push_silence_s: float
-    """From the kill of the host that pushed to the next push."""
+    """From the kill of the host that pushed to the next push by FCM."""
     end_ms: float
 
 
@@ -133,7 +133,7 @@ def _published(run: Run) -> Table:
     table.add_row(
         "purchases",
         f"{words['purchases']:,}",
-        f"an order notice and an offer each, to {run.customers:,} customers{cut}",
+        f"an order notice each, and many an offer, to {run.customers:,} customers{cut}",
     )
     table.add_row(
         "  in messages",
@@ -161,8 +161,8 @@ def _became(run: Run, facts: Facts) -> Table:
     table.add_row(
         "  intents delivered",
         f"{words['delivered'] + words['read']:,}",
-        f"{words['read']:,} read; {facts.gave_up:,} failed, no channel of the route was left; "
-        f"{words[''] + words['sent']:,} without a final word",
+        f"{words['read']:,} read; {words['sent']:,} sent, and FCM tells no more; {facts.gave_up:,} "
+        f"failed, no channel of the route was left; {words['']:,} without a word",
     )
     for rules, until in sorted(facts.held.items(), key=lambda item: -item[1].count):
         table.add_row("held", f"{until.count:,}", f"{rules}: {_until(until, run.end_ms)}")

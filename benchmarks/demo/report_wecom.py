@@ -19,7 +19,7 @@ def add_talks(table: Table, facts: TalkFacts, told: Mapping[str, Any]) -> None:
         "customers who wrote in",
         f"{facts.customers:,}",
         f"{counts.get('callbacks_taken', 0):,} encrypted callbacks in all, answered in "
-        f"{callback['p50']:,.0f} ms (p50), {callback['p99']:,.0f} ms (p99, over two kills)",
+        f"{callback['p50']:,.0f} ms (p50), {callback['p99']:,.0f} ms (p99, over the kills)",
     )
     table.add_row(
         "  answered by a rule",

@@ -54,7 +54,7 @@ from hub.service.natsd import NatsServer
 
 ACCOUNT, CHANNEL = "sms", "sms"
 ACKNOWLEDGED = "acknowledged.txt"
-RATE = 3_000
+RATE = 2_500
 """Intents a second that the shop publishes. What the hub can do at most, `make bench` measures."""
 PUBLISH_S = 75.0
 """The application takes nothing new after this: a slow disk must not make the demo long."""
@@ -67,7 +67,7 @@ THIRD_KILL_S = 12.0
 """From that to the kill of the one that pushes: the second is back then."""
 DECIDE_S = 40.0
 """After the last acknowledgement, until everything is decided."""
-FALLBACK_S = 17.0
+FALLBACK_S = 22.0
 """After it, until the last `fallback_after` of the policy is over."""
 END_S = 60.0
 """Until everything that was handed to accounts has ended: unknown ones wait the longest."""
@@ -186,7 +186,7 @@ class Demo:
         application = await self._stage.start(
             "application", [*options, "--seconds", str(seconds), "--rate", str(RATE)]
         )
-        half = len(read_log(find_log()))  # of two intents each
+        half = len(read_log(find_log())) * 3 // 4  # an order notice each, and an offer for many
         line: dict[str, Any] = {}
         async for line in application.lines(SILENCE_S):
             middle = line["intents"] >= half or line["seconds"] >= seconds / 2
