@@ -155,7 +155,7 @@ def test_the_own_table_is_laid_over() -> None:
 def test_an_own_table_that_is_wrong(own: dict[str, Any]) -> None:
     with pytest.raises(Unsendable) as raised:
         sent({"text": "x", "apns": own})
-    assert raised.value.failure == "rejected_content"
+    assert (raised.value.failure, raised.value.provider_code) == ("rejected_content", "apns-table")
     assert "hush" not in raised.value.message
 
 

@@ -112,15 +112,17 @@ def _own(note: Note) -> _Own:
         own = msgspec.convert(note.own, _Own)
     except msgspec.ValidationError as error:
         known = ", ".join(_Own.__struct_fields__)
-        raise Unsendable(
-            f"apns: {unquoted(error)}; allowed: {known}", failure="rejected_content"
-        ) from None
+        raise _rejected(f"apns: {unquoted(error)}; allowed: {known}", "apns-table") from None
     if own.collapse_id is not None and not _is_header(own.collapse_id):
-        raise Unsendable(
+        raise _rejected(
             f"apns: collapse_id must be at most {COLLAPSE_BYTES} printable ASCII characters",
-            failure="rejected_content",
+            "apns-table",
         )
     return own
+
+
+def _rejected(problem: str, code: str) -> Unsendable:
+    return Unsendable(problem, failure="rejected_content", code=code)
 
 
 def _is_header(value: str) -> bool:
@@ -152,7 +154,7 @@ def _payload(note: Note, push_type: str) -> dict[str, Any]:
     if note.image:
         aps["mutable-content"] = 1  # the app's extension may load it before it is shown
     if "aps" in note.data:
-        raise Unsendable("data must have no key aps", failure="rejected_content")
+        raise _rejected("data must have no key aps", "data-key")
     made: dict[str, Any] = {"aps": aps, **note.data}
     for key, value in (("image", note.image), ("link", note.link)):
         if value:
