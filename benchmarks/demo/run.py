@@ -65,7 +65,7 @@ SECOND_KILL_S = 6.0
 """From the kill of a host that decides to that of the one that sends."""
 THIRD_KILL_S = 12.0
 """From that to the kill of the one that pushes: the second is back then."""
-DECIDE_S = 40.0
+DECIDE_S = 60.0
 """After the last acknowledgement, until everything is decided."""
 FALLBACK_S = 22.0
 """After it, until the last `fallback_after` of the policy is over."""

@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,7 @@ from channels.push.fake.webhook import FakeWebhook, Trouble
 from channels.push.webhook.config import WebhookConfig
 from channels.push.webhook.provider import WHY_DISABLED, WebhookProvider
 from channels.push.webhook.signing import private_key_of, public_text
-from channels.sms.fake.faults import Odds, Plan
+from channels.sms.fake.faults import Odds, Plan, Recorder
 from tests.support import peers
 from tests.support.callbacks import CallbackServer
 from tests.support.push_webhook import (
@@ -261,6 +262,41 @@ async def test_receipts_and_messages_come_back_signed(
     assert {bundle.id for bundle in heard.bundles} == {heard.bundles[0].id}
     assert [b.inbound[0].content for b in heard.bundles] == [{"text": "again"}] * 2
     assert heard.bundles[0].inbound[0].sender == TO
+
+
+async def test_what_the_fake_is_told_reports_and_writes_down(
+    fake: FakeWebhook, server: CallbackServer, tmp_path: Path
+) -> None:
+    """Where the hub is, told by a line; dead addresses and readers; a record for checkers."""
+    heard = Heard()
+    await fake.hear(json.dumps({"callback_url": server.url}).encode())
+    fake.recorder = Recorder(tmp_path / "record")
+    reader, gone = "shop:order-1:1", "shop:order-2:1"
+    fake.read = 1.0
+    async with running(heard, config(fake.url, receipts=True)) as sender:
+        server.provider = sender
+        await sent(heard, sender, reader)
+        ready = sender.prepare(delivery({"text": "hush!"}, id=gone, to="gone-7"))
+        sender.submit(submission(ready, gone))
+        assert (await heard.answer(gone)).kind == "accepted"
+
+        def words() -> set[tuple[str, str, str | None]]:
+            receipts = (receipt for bundle in heard.bundles for receipt in bundle.receipts)
+            return {(each.delivery, each.status, each.failure) for each in receipts}
+
+        dead = (gone, "failed", "dead_address")
+        await heard.until(
+            lambda: words() == {(reader, "delivered", None), (reader, "read", None), dead}
+        )
+        await until(lambda: fake.counts.get("confirmed") == 3)
+    fake.recorder.close()
+    lines = [json.loads(line) for line in (tmp_path / "record").read_text().splitlines()]
+    posted = [line for line in lines if line["kind"] == "posted"]
+    assert [(line["delivery"], line["took"], line["try"]) for line in posted] == [
+        *((reader, True, 1), (gone, True, 1)),
+    ]
+    confirmed = {(line["delivery"], line["status"]) for line in lines if "status" in line}
+    assert confirmed == {(reader, "delivered"), (reader, "read"), (gone, "failed")}
 
 
 async def test_who_has_not_the_key_is_refused(fake: FakeWebhook, server: CallbackServer) -> None:

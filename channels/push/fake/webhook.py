@@ -144,7 +144,7 @@ class FakeWebhook:
             self._public = Ed25519PublicKey.from_public_bytes(raw)
         self._clock = clock or SystemClock()
         self._repeat_s = repeat_s
-        self._read = read
+        self.read = read
         self._born = f"evt_{self._clock.now_ms()}"
         """Before the number of an event: none of an earlier run is repeated."""
         self._runner: web.ServerRunner | None = None
@@ -281,7 +281,7 @@ class FakeWebhook:
         delay_ms = 0.0 if fate.receipt_ms < 0 else fate.latency_ms + fate.receipt_ms
         for _ in range(fate.receipts):
             yield words, delay_ms
-        read = int(number * self._read) > int((number - 1) * self._read)
+        read = int(number * self.read) > int((number - 1) * self.read)
         if read and words["status"] == "delivered":  # one that is late comes behind it
             yield {"status": "read"}, fate.latency_ms + 1.5 * self.plan.odds.receipt_ms
 
@@ -329,6 +329,7 @@ class FakeWebhook:
         if not 200 <= status <= 299:
             self.count("receipts_lost", len(events))
             return
+        self.count("confirmed", len(events))
         now_ms = self._clock.now_ms()
         for event in events:
             said = event["data"]
