@@ -20,7 +20,7 @@ import structlog
 from msgspec import Struct
 
 from channels.http import HttpClient, NotSent, Unanswered
-from channels.provider import Answer, Events, Link, Submission
+from channels.provider import Answer, Callback, Events, Link, Reply, Submission
 
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
@@ -116,6 +116,10 @@ class HttpProvider(ABC):
 
     def flush(self) -> None:  # noqa: B027 - nothing to do is right for all of them
         """A request is a task: it is written when the loop comes to it."""
+
+    async def callback(self, request: Callback) -> Reply:
+        """Nobody calls, unless a provider says otherwise."""
+        return Reply(status=404)
 
     async def stop(self, drain_s: float) -> None:
         """Wait for answers, then end."""

@@ -35,7 +35,7 @@ from urllib.parse import quote
 from msgspec import Meta, Struct
 
 from channels.http import NotSent, Unanswered
-from channels.provider import Answer, Callback, Events, Prepared, Reply, Submission, Unsendable
+from channels.provider import Answer, Events, Prepared, Submission, Unsendable
 from channels.push.content import read
 from channels.sending import HttpProvider, Outcome
 from hub.clock import Clock
@@ -145,10 +145,6 @@ class AppriseProvider(HttpProvider):
             self._count(f"apprise_{type(error).__name__}"[:64])
             return Outcome(Answer("unknown", code="exception"))
         return Outcome(took)
-
-    async def callback(self, request: Callback) -> Reply:
-        """Nobody calls."""
-        return Reply(404)
 
 
 class Threads:

@@ -9,7 +9,7 @@ import pytest
 from channels.provider import Answer, Bundle
 from channels.push.vendors import getui_tokens
 from channels.push.vendors.cids import FORGOTTEN, FRESH_MS, HELD_MAX, LIFE_MS, Cids
-from channels.push.vendors.refused import Refused
+from channels.push.vendors.gateway import Refused
 from tests.support.push_vendors import Clock, reply
 from tests.support.sms_web import NOW_MS
 

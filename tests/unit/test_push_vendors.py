@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from channels.accounts import parse_accounts
 from channels.provider import Answer, Unsendable
 from channels.push.vendors import getui_codes, getui_tokens, jpush_codes, quotas
+from channels.push.vendors.gateway import Refused
 from channels.push.vendors.getui import GetuiConfig, check, request_id
 from channels.push.vendors.getui_content import TABLE as GETUI_TABLE
 from channels.push.vendors.jpush import JpushConfig, JpushProvider
-from channels.push.vendors.refused import Refused
 from channels.push.vendors.settings import Labels
 from hub.errors import ConfigError
 from tests.support.push_vendors import (

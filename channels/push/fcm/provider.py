@@ -12,7 +12,7 @@ import random
 from typing import Final
 
 from channels.http import HttpClient, HttpReply, NotSent
-from channels.provider import Answer, Callback, Events, Prepared, Reply, Submission
+from channels.provider import Answer, Events, Prepared, Submission
 from channels.push.content import read
 from channels.push.fcm.config import FcmConfig, check
 from channels.push.fcm.errors import answer_of, said, sent_id
@@ -72,10 +72,6 @@ class FcmProvider(HttpProvider):
         and ends."""
         await self._grant.close()
         await super().stop(drain_s)
-
-    async def callback(self, request: Callback) -> Reply:
-        """FCM calls nobody."""
-        return Reply(status=404)
 
     async def _send(self, submission: Submission) -> Outcome:
         body = body_of(submission.prepared.parts[0], submission.expires_ms, self._clock.now_ms())

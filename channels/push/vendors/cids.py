@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from channels.provider import NOTES_MAX, Answer, Bundle
-from channels.push.vendors.refused import Refused
+from channels.push.vendors.gateway import Refused
 from channels.sending import Outcome
 from hub.clock import Clock
 

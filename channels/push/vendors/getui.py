@@ -21,19 +21,17 @@ from msgspec import Meta, Raw, Struct
 from channels.http import HttpClient, HttpReply, answer_of_status, checked_url
 from channels.provider import (
     Answer,
-    Callback,
     Events,
     Prepared,
-    Reply,
     Submission,
     Unsendable,
 )
 from channels.push import content
 from channels.push.vendors import getui_tokens
 from channels.push.vendors.categories import check_labels, labels
+from channels.push.vendors.gateway import Refused, VendorPush
 from channels.push.vendors.getui_codes import DEAD, STALE, is_repeat, meaning_of
 from channels.push.vendors.getui_content import TABLE, TITLE_CHARS, body_of
-from channels.push.vendors.refused import Refused
 from channels.push.vendors.settings import VendorSettings
 from channels.sending import HttpProvider, Outcome, client_of
 from channels.tokens import Tokens, identity_of
@@ -70,15 +68,6 @@ def check(config: GetuiConfig, sms: Any = None) -> None:
     """What types cannot say of the table. Raises ConfigError."""
     checked_url(config.base_url, "base_url")
     check_labels(config, TABLE)
-
-
-class GetuiPush(Struct, frozen=True):
-    """One push, but for its id, its device and how long it is kept."""
-
-    body: dict[str, Any]
-
-    def __repr__(self) -> str:
-        return "GetuiPush()"
 
 
 class _Said(Struct):
@@ -138,7 +127,7 @@ class GetuiProvider(HttpProvider):
             content.collapse_id(delivery),
             labels(self._config, marketing, TABLE),
         )
-        return Prepared(delivery.to, units=1, parts=(GetuiPush(body),), uncounted=not marketing)
+        return Prepared(delivery.to, units=1, parts=(VendorPush(body),), uncounted=not marketing)
 
     async def stop(self, drain_s: float) -> None:
         """What waits for a token has not left, and is handed back at once; the rest is waited for,
@@ -146,10 +135,6 @@ class GetuiProvider(HttpProvider):
         await self._tokens.close()
         await super().stop(drain_s)
         await self._asking.close()
-
-    async def callback(self, request: Callback) -> Reply:
-        """Nothing calls back."""
-        return Reply(status=404)
 
     # ---- sending -------------------------------------------------------------------------------
 
@@ -165,7 +150,7 @@ class GetuiProvider(HttpProvider):
         return self.understood(reply, submission)
 
     def _request(self, submission: Submission) -> dict[str, Any]:
-        push: GetuiPush = submission.prepared.parts[0]
+        push: VendorPush = submission.prepared.parts[0]
         settings = push.body.get("settings")
         ttl_ms = TTL_MAX_MS
         if submission.expires_ms:

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from channels.http import HttpClient, HttpReply, NotSent, Unanswered, behind_ms
 from channels.provider import Answer
+from channels.push.vendors.gateway import Refused
 from channels.push.vendors.getui_codes import AUTH_RATE, MINUTE_MS
-from channels.push.vendors.refused import Refused
 from channels.sending import Outcome
 from channels.tokens import PAUSE_REFUSED_S
 from hub.clock import Clock

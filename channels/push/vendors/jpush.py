@@ -29,19 +29,17 @@ from channels.http import (
 from channels.provider import (
     Answer,
     Bundle,
-    Callback,
     Events,
     Prepared,
-    Reply,
     Submission,
     Unsendable,
 )
 from channels.push import content
 from channels.push.vendors.categories import check_labels, labels
 from channels.push.vendors.cids import Cids
+from channels.push.vendors.gateway import Refused, VendorPush
 from channels.push.vendors.jpush_codes import RATE, WINDOW_MS, meaning_of
 from channels.push.vendors.jpush_content import TABLE, body_of
-from channels.push.vendors.refused import Refused
 from channels.push.vendors.settings import VendorSettings
 from channels.sending import HttpProvider, Outcome, client_of
 from hub.clock import Clock
@@ -79,15 +77,6 @@ def check(config: JpushConfig, sms: Any = None) -> None:
     """What types cannot say of the table. Raises ConfigError."""
     checked_url(config.base_url, "base_url")
     check_labels(config, TABLE)
-
-
-class JpushPush(Struct, frozen=True):
-    """One push, but for its id, its device and how long it is kept."""
-
-    body: dict[str, Any]
-
-    def __repr__(self) -> str:
-        return "JpushPush()"
 
 
 class _Error(Struct):
@@ -165,7 +154,7 @@ class JpushProvider(HttpProvider):
             production=self._config.apns_production,
             vendors=labels(self._config, marketing, TABLE),
         )
-        return Prepared(delivery.to, units=1, parts=(JpushPush(body),), uncounted=not marketing)
+        return Prepared(delivery.to, units=1, parts=(VendorPush(body),), uncounted=not marketing)
 
     def start(self, notes: Mapping[str, bytes]) -> None:
         """Take submissions; what was pushed before and not answered keeps its id."""
@@ -178,10 +167,6 @@ class JpushProvider(HttpProvider):
         if notes := self._cids.forgotten():
             # If it is not stored any more it is forgotten when its delivery would have expired.
             self._events.bundle(Bundle(notes=notes), lambda stored: None)
-
-    async def callback(self, request: Callback) -> Reply:
-        """Nothing calls back."""
-        return Reply(status=404)
 
     # ---- sending -------------------------------------------------------------------------------
 
@@ -199,7 +184,7 @@ class JpushProvider(HttpProvider):
         return self.understood(reply)
 
     def _request(self, submission: Submission, cid: str) -> dict[str, Any]:
-        push: JpushPush = submission.prepared.parts[0]
+        push: VendorPush = submission.prepared.parts[0]
         options = push.body.get("options")
         ttl_s = content.ttl_s(submission.expires_ms, self._clock.now_ms(), TTL_MAX_S)
         return push.body | {

@@ -23,7 +23,7 @@ from channels.http import (
     NotSent,
     Unanswered,
 )
-from channels.provider import Answer, Callback, Events, Prepared, Reply, Submission
+from channels.provider import Answer, Events, Prepared, Submission
 from channels.push.content import Note, check_size, collapse_id, merged, read, ttl_s
 from channels.push.guard import Guard, guarded_client
 from channels.push.webpush.answers import understood
@@ -117,10 +117,6 @@ class WebPushProvider(HttpProvider):
         urgency = URGENCIES[min(max(delivery.priority, 0), len(URGENCIES) - 1)]
         part = Push(subscription, plain, urgency, topic)
         return Prepared(delivery.to, units=1, parts=(part,))
-
-    async def callback(self, request: Callback) -> Reply:
-        """Push services call nobody."""
-        return Reply(status=404)
 
     # ---- sending -----------------------------------------------------------------------------
 

@@ -1,11 +1,22 @@
-"""A push for which there is nothing to make a request with."""
+"""What the providers of both gateways share: a push on its way, and why there may be none."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from msgspec import Struct
+
 from channels.sending import Outcome
 from hub.errors import TactError
+
+
+class VendorPush(Struct, frozen=True):
+    """One push, but for its id, its device and how long it is kept."""
+
+    body: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return "VendorPush()"
 
 
 class Refused(TactError):
