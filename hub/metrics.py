@@ -95,6 +95,13 @@ BOUNDS = {
     "tact_commit_intents": INPUTS,
 }
 
+SERIES_MAX = 50_000
+"""Counters of one process: 20,000 accounts with a few each. Who names an account or an application
+that does not exist in each of his messages makes no more; see `OTHERS`."""
+_NAMED_BY_OTHERS = frozenset(("account", "app"))
+OTHERS = "(others)"
+"""Stands for accounts and applications that are counted together, when SERIES_MAX is reached."""
+
 Series = tuple[str, tuple[str, ...]]
 
 
@@ -126,10 +133,25 @@ class Metrics:
 
     def add(self, name: str, labels: tuple[str, ...] = (), count: float = 1) -> None:
         self._counters[(name, labels)] += count  # type: ignore[assignment]
+        if len(self._counters) > SERIES_MAX:
+            self._join_newest()
 
     def add_all(self, series: Iterable[Series]) -> None:
         """Add one to each, as often as it is listed."""
         self._counters.update(series)
+        if len(self._counters) > SERIES_MAX:
+            self._join_newest()
+
+    def _join_newest(self) -> None:
+        """What came beyond SERIES_MAX is counted under OTHERS; older series go on as they are."""
+        newest = [self._counters.popitem() for _ in range(len(self._counters) - SERIES_MAX)]
+        for (name, labels), count in newest:
+            kinds = TABLE[name][2]
+            joined = (
+                OTHERS if kind in _NAMED_BY_OTHERS else label
+                for kind, label in zip(kinds, labels, strict=True)
+            )
+            self._counters[name, tuple(joined)] += count
 
     def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         self.observe_all(name, [value], labels)

@@ -188,6 +188,8 @@ def _sentence(outcome: dict[str, Any]) -> str:
     if rules := _rules(outcome):
         # Of a dispatch they are those that closed the channels before it in the route.
         said += f" (channels before it: {rules})" if dispatched else f" by {rules}"
+        if not dispatched and {rule["kind"] for rule in outcome["rules"]} == {"address"}:
+            said += " (no address is known for any channel of its route; see --to and --route)"
     if outcome.get("next_eligible_at"):
         said += f", next eligible {outcome['next_eligible_at']}"
     if outcome.get("reason"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hub.metrics import TABLE, Metrics, Snapshot, Totals, render
+import hub.metrics
+from hub.metrics import OTHERS, TABLE, Metrics, Snapshot, Totals, render
 
 INTENTS = ("tact_intents_total", ("shop", "normal"))
 
@@ -108,3 +109,17 @@ def test_labels_are_escaped():
 def test_no_metric_is_labelled_by_customer_intent_or_delivery():
     labels = {label for _, _, names in TABLE.values() for label in names}
     assert not labels & {"customer", "key", "intent", "delivery", "to", "id"}
+
+
+def test_names_that_others_choose_do_not_make_series_without_end(monkeypatch):
+    monkeypatch.setattr(hub.metrics, "SERIES_MAX", 3)
+    counted = Metrics()
+    counted.add("tact_intents_total", ("shop", "bulk"))
+    for number in range(100):
+        counted.add_all([("tact_deliveries_total", ("push", f"nobody-{number}", "sent"))] * 2)
+        counted.add("tact_intents_total", ("shop", "bulk"))
+    found = counted.snapshot().counters
+    assert len(found) <= 3 + 1
+    assert found["tact_intents_total", ("shop", "bulk")] == 101
+    assert found["tact_deliveries_total", ("push", OTHERS, "sent")] == 2 * 98
+    assert sum(found.values()) == 101 + 200
