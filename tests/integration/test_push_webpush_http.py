@@ -26,7 +26,6 @@ from tests.support import peers
 from tests.support.push_webpush import (
     PUBLIC,
     SUBJECT,
-    MovedClock,
     Names,
     config,
     delivery,
@@ -34,7 +33,7 @@ from tests.support.push_webpush import (
     sent,
     started,
 )
-from tests.support.sms_web import NOW_MS, Told
+from tests.support.sms_web import NOW_MS, MovedClock, Told
 
 LATER_MS = NOW_MS + 90_000
 

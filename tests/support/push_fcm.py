@@ -18,24 +18,11 @@ from channels.push.fake.fcm import FakeFcm, Settings
 from channels.push.fcm.provider import FcmConfig, FcmProvider
 from channels.sms.message import SmsConfig
 from hub.contract.types import Delivery
-from tests.support.sms_web import NOW_MS, Told
+from tests.support.sms_web import MovedClock, Told
 
 TOKEN = "dXk3abcQR0q:APA91b" + "Fz-_9" * 26
 TITLE, TEXT = "Your parcel", "包裹 is at the door"
 PROJECT = "tact-fake"
-
-
-class MovedClock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now_ms(self) -> int:
-        return NOW_MS + int(self.seconds * 1_000)
-
-    def steady_s(self) -> float:
-        return 1_000.0 + self.seconds
 
 
 @cache

@@ -18,7 +18,7 @@ from channels.provider import Answer, Submission
 from channels.push.webpush.provider import WebPushConfig, WebPushProvider
 from channels.push.webpush.vapid import application_server_key
 from hub.contract.types import Delivery
-from tests.support.sms_web import NOW_MS, Told
+from tests.support.sms_web import Told
 
 SENDER = derive_private_key(20261122, SECP256R1())
 PEM = SENDER.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
@@ -38,19 +38,6 @@ ADDRESS = json.dumps(
         "keys": {"p256dh": UA_PUBLIC, "auth": AUTH},
     }
 )
-
-
-class MovedClock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now_ms(self) -> int:
-        return NOW_MS + int(self.seconds * 1_000)
-
-    def steady_s(self) -> float:
-        return 1_000.0 + self.seconds
 
 
 class Names(AbstractResolver):

@@ -35,6 +35,19 @@ class StillClock:
         return 0.0
 
 
+class MovedClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now_ms(self) -> int:
+        return NOW_MS + int(self.seconds * 1_000)
+
+    def steady_s(self) -> float:
+        return 1_000.0 + self.seconds
+
+
 class Told:
     """Events that remember what they were told, and store as they are bidden."""
 

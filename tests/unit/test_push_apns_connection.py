@@ -266,6 +266,26 @@ async def test_answers_after_a_goaway() -> None:
     pair.lose()
 
 
+async def test_a_goaway_that_comes_again_with_fewer_streams() -> None:
+    """First "nothing new, please", then which was the last (6.8); a third says nothing more."""
+    pair = Pair(max_concurrent_streams=10)
+    pair.run()
+    for ticket in range(3):
+        pair.connection.begin(ticket, HEADERS, b"{}")
+    pair.run()
+    first, second = (f"000008 07 00 00000000 {last} 00000000" for last in ("7fffffff", "00000001"))
+    pair.connection.data_received(bytes.fromhex(first))
+    assert pair.owner.told == {}
+    pair.connection.data_received(bytes.fromhex(second))
+    assert pair.owner.told == {1: "never", 2: "never"}
+    pair.server.send_headers(1, [(b":status", b"200")], end_stream=True)
+    pair.connection.data_received(pair.server.data_to_send() + bytes.fromhex(second))
+    assert pair.owner.told[0] == (200, b"")
+    assert pair.wire.closed
+    pair.lose()
+    assert pair.owner.events[-1] == "closed"
+
+
 async def test_a_goaway_before_a_request_was_written() -> None:
     """It is within the last stream that counts, so it leaves and is answered."""
     pair = Pair(max_concurrent_streams=10)

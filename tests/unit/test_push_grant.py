@@ -28,8 +28,8 @@ from channels.push.service_account import (
 )
 from channels.sms.message import SmsConfig
 from hub.errors import ConfigError, TactError
-from tests.support.push_fcm import MovedClock, key, key_file
-from tests.support.sms_web import NOW_MS
+from tests.support.push_fcm import key, key_file
+from tests.support.sms_web import NOW_MS, MovedClock
 
 NOW_S = NOW_MS // 1_000
 

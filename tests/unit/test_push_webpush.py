@@ -55,11 +55,10 @@ from tests.support.push_webpush import (
     SUBJECT,
     UA_PRIVATE,
     UA_PUBLIC,
-    MovedClock,
     config,
     delivery,
 )
-from tests.support.sms_web import NOW_MS, Told
+from tests.support.sms_web import NOW_MS, MovedClock, Told
 
 ENDPOINT = json.loads(ADDRESS)["endpoint"]
 

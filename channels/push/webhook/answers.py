@@ -24,6 +24,7 @@ from typing import Final
 from channels.http import HttpReply, retry_after_ms
 from channels.provider import Answer, Submission
 from channels.sending import Outcome
+from hub.contract.types import FailureClass
 
 GONE: Final = 410
 CONFIG: Final = frozenset((401, 403, 404, 405, 407))
@@ -55,7 +56,7 @@ def outcome_of(reply: HttpReply, taken: Answer, wait_ms: int, now_ms: int) -> Ou
     if status in SLOWER:
         # A pause of nothing would be no pause.
         pause_ms = retry_after_ms(reply, now_ms) or wait_ms
-        failure = None if status in ASKED else "provider"
+        failure: FailureClass | None = None if status in ASKED else "provider"
         return Outcome(Answer("throttled", failure=failure, code=code, retry_after_ms=pause_ms))
     if 500 <= status <= 599:
         again = Answer("retry", failure="provider", code=code, retry_after_ms=wait_ms)

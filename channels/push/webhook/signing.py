@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -46,7 +46,7 @@ class Refused(TactError):
 
     code = "webhook-refused"
 
-    def __init__(self, message: str, *, status: int, **facts: object) -> None:
+    def __init__(self, message: str, *, status: int, **facts: Any) -> None:
         super().__init__(message, status=status, **facts)
 
     @property
