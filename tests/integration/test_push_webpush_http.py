@@ -18,7 +18,7 @@ from channels.push.content import collapse_id
 from channels.push.fake.webpush import Browser, FakeWebPush
 from channels.push.guard import Guard
 from channels.push.webpush.origins import ANSWERED_S
-from channels.push.webpush.provider import REFUSALS, TTL_MAX_S
+from channels.push.webpush.provider import PROVEN_S, REFUSALS, TTL_MAX_S
 from channels.push.webpush.vapid import application_server_key, load_key
 from channels.sms.fake.faults import Odds, Plan
 from hub.clock import SystemClock
@@ -113,17 +113,23 @@ async def test_a_browser_that_is_gone(fake, told, clock):
 
 
 async def test_another_key_is_a_fault_of_the_account_once_it_is_certain(fake, told, clock):
-    other, _ = subscribed(fake, "B" + "A" * 86)
+    others = [subscribed(fake, "B" + "A" * 86)[0] for _ in range(REFUSALS)]
     right, _ = subscribed(fake)
-    async with started(told, clock) as provider:
-        for number in range(REFUSALS - 1):
-            answer = await sent(provider, told, delivery(to=other, id=f"x{number}"), LATER_MS)
+
+    async def refused(*addresses):
+        for address in addresses:
+            told_of = delivery(to=address, id=f"x{len(told.answers)}")
+            answer = await sent(provider, told, told_of, LATER_MS)
             assert (answer.failure, answer.code) == ("config", "HTTP 403")
+
+    async with started(told, clock) as provider:
+        await refused(*others[:1] * REFUSALS)  # one browser alone, however often
+        await refused(*others[1:-1])
         await sent(provider, told, delivery(to=right, id="right"), LATER_MS)
-        for number in range(REFUSALS - 1):
-            await sent(provider, told, delivery(to=other, id=f"y{number}"), LATER_MS)
+        await refused(*others)  # those of an older key
         assert [link.window > 0 for link in told.links] == [True]
-        await sent(provider, told, delivery(to=other, id="last"), LATER_MS)
+        clock.seconds += PROVEN_S
+        await refused(others[0])
         link = told.links[-1]
         assert (link.window, link.config) == (0, True) and "private_key" in link.reason
 

@@ -43,7 +43,11 @@ TTL_MAX_S: Final = 28 * 86_400
 HOSTS: Final = 256
 """Hosts of an account's `hosts`; there are about ten."""
 REFUSALS: Final = 5
-"""In a row until it is taken for the key: one may be a browser that subscribed with another."""
+"""Browsers in a row whose push service does not take the key, until it is the key's fault: a few
+may have subscribed with another."""
+PROVEN_S: Final = 600.0
+"""A key that was taken within this time is good, however many browsers refuse it: a site that has
+changed its key meets those of the old one for months."""
 URGENCIES: Final = ("very-low", "very-low", "low", "low", "normal", "normal", "high")
 """By the priority; 6 and above are high (RFC 8030, 5.3)."""
 
@@ -105,8 +109,10 @@ class WebPushProvider(HttpProvider):
         self._origins = Origins(self._client, clock, chance)
         super().__init__(self._origins, "", config.connections, events, chance, account)
         self._clock = clock
-        self._refusals = 0
-        """Of the key, in a row."""
+        self._refusing: set[str] = set()
+        """Endpoints that refused the key since it was last taken, REFUSALS at most."""
+        self._taken_s = float("-inf")
+        """When the key was last taken."""
 
     def prepare(self, delivery: Delivery) -> Prepared:
         """Pure: the subscription, and what its service worker will read."""
@@ -161,7 +167,7 @@ class WebPushProvider(HttpProvider):
         )
         answer = understood(reply, now_ms)
         self._learn(subscription.origin, answer, reply.status)
-        return Outcome(answer, stop=self._refused(answer))
+        return Outcome(answer, stop=self._refused(answer, subscription.endpoint))
 
     def _learn(self, origin: str, answer: Answer, status: int) -> None:
         """What an answer says of its push service."""
@@ -173,13 +179,17 @@ class WebPushProvider(HttpProvider):
         else:
             self._origins.answered(origin)
 
-    def _refused(self, answer: Answer) -> str:
+    def _refused(self, answer: Answer, endpoint: str) -> str:
         """Why a person must do something; "" while that is not certain."""
+        now_s = self._clock.steady_s()
         if answer.kind == "accepted":
-            self._refusals = 0
-        elif answer.failure == "config":
-            self._refusals += 1
-        if answer.failure != "config" or self._refusals < REFUSALS:
+            self._refusing.clear()
+            self._taken_s = now_s
+        if answer.failure != "config":
+            return ""
+        if len(self._refusing) < REFUSALS:
+            self._refusing.add(endpoint)
+        if len(self._refusing) < REFUSALS or now_s - self._taken_s < PROVEN_S:
             return ""
         return (
             f"push services refuse the VAPID key ({answer.code}): private_key must be the one "
