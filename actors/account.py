@@ -51,9 +51,6 @@ others are read again."""
 FETCH_AHEAD = BODIES_KEPT // 2
 """Bodies an account asks for at once: enough that it seldom waits for them, and what is urgent and
 comes meanwhile is still kept."""
-WAITING_MAX = 200_000
-"""Deliveries that may wait for one account. More are given back as `failed`, class `throttled`, so
-that their conversations go on without it."""
 IDLE_MS = 60_000
 """An account of which nothing was asked for so long is put away, if its provider can spare it: a
 hub of many thousands keeps in memory those that work."""
@@ -61,6 +58,7 @@ FAILOVER_LOOK_MS = 1_000
 """Between two looks whether a lost connection has been lost for too long."""
 ENDED_TURN = 1_000
 """Deliveries given back in one turn: their receipts must fit a log record."""
+_UNANSWERED = Answer("unknown", code="no-answer")
 
 
 class Account:
@@ -152,8 +150,7 @@ class Account:
             self._effects.count("tact_ignored_total", "delivery-repeated")
             return
         key = attempt_key(name)
-        kind, full = self._kind, self.queue.size >= WAITING_MAX
-        away = turned_away(self, delivery, attempt, now, full=full, replaces=kind.supersedes)
+        away = turned_away(self, delivery, attempt, now, replaces=self._kind.supersedes)
         if away is not None:
             self._end(name, attempt, "failed", now, *away)
             return
@@ -171,7 +168,7 @@ class Account:
         """An attempt found in the ledger by a new owner."""
         if attempt.state == OPEN:
             self.gate.settle(self._used(), now)
-            self._lost_sight(delivery, attempt, now)
+            self._lost_sight(Entry(delivery, attempt, None), now)
         elif attempt.state == WAITING:
             entry = Entry(delivery, attempt, None)
             self.queue.add(entry)
@@ -416,7 +413,7 @@ class Account:
             self._accepted(entry, answer, now)
         elif answer.kind == "unknown":
             self._close(entry)
-            self._lost_sight(delivery, attempt, now, entry)
+            self._lost_sight(entry, now)
         elif answer.kind == "failed" or attempt.told >= FAILED:  # a receipt may have been faster
             failure = answer.failure or "provider"
             attempt.dead_ms = answer.dead_since_ms
@@ -477,30 +474,33 @@ class Account:
         self._put_back(entry)
         self.queue.free(attempt.customer, attempt.wake_ms if wait_ms else 0.0)
 
-    def _lost_sight(
-        self, delivery: str, attempt: Attempt, now: int, entry: Entry | None = None
-    ) -> None:
+    def _lost_sight(self, entry: Entry, now: int) -> None:
         """It may have been sent. Again only under a key by which the provider removes repeats."""
+        delivery, attempt = entry.id, entry.attempt
         if attempt.told >= FAILED:  # it was: receipts that knew our id have said the last word
             self._linger(delivery, attempt, now)
-            return
-        if self._resend:
-            attempt.tries += 1
-            self._return_unknown(delivery, attempt, now, entry)
-            return
-        attempt.state = UNKNOWN
-        attempt.wake_ms = now + self.config.ms("unknown_after")
-        self._effects.wake(attempt.wake_ms, attempt_key(delivery))
-        self._effects.store(attempt_key(delivery), pack(attempt))
-        self._effects.count("tact_unanswered_total", self.name)
+        elif self._resend:
+            self._repeat(entry, now)
+        else:
+            attempt.state = UNKNOWN
+            attempt.wake_ms = now + self.config.ms("unknown_after")
+            self._effects.wake(attempt.wake_ms, attempt_key(delivery))
+            self._effects.store(attempt_key(delivery), pack(attempt))
+            self._effects.count("tact_unanswered_total", self.name)
 
-    def _return_unknown(
-        self, delivery: str, attempt: Attempt, now: int, entry: Entry | None = None
-    ) -> None:
-        entry = entry or Entry(delivery, attempt, None)
+    def _repeat(self, entry: Entry, now: int) -> None:
+        """What may have been sent is sent again: first at once, then later and later."""
+        attempt = entry.attempt
+        attempt.tries += 1
+        if attempt.tries >= self.config.tries:
+            self._end(entry.id, attempt, "unknown", now, None, _UNANSWERED.code)
+            return
+        wait_ms = wait_of(_UNANSWERED, attempt.tries) if attempt.unsure else 0
         self._bodies += entry.delivery is not None
-        attempt.state, attempt.wake_ms, attempt.unsure = WAITING, now, True
+        attempt.state, attempt.wake_ms, attempt.unsure = WAITING, now + wait_ms, True
         self._put_back(entry)
+        if wait_ms:
+            self.queue.postpone(entry, attempt.wake_ms)
 
     def _put_back(self, entry: Entry) -> None:
         """It waits again. Its end may have passed unnoticed while it was on its way."""
@@ -514,11 +514,10 @@ class Account:
     def give_up_waiting(self, delivery: str, attempt: Attempt, now: int) -> None:
         """The deadline of an unanswered or accepted attempt has passed without a receipt."""
         if attempt.state == UNKNOWN:
-            expired = bool(attempt.expires_ms) and attempt.expires_ms <= now
-            if self.config.duplicates == "allow" and not expired:
-                self._return_unknown(delivery, attempt, now)
+            if self.config.duplicates == "allow" and not 0 < attempt.expires_ms <= now:
+                self._repeat(Entry(delivery, attempt, None), now)
             else:
-                self._end(delivery, attempt, "unknown", now, None, "no-answer")
+                self._end(delivery, attempt, "unknown", now, None, _UNANSWERED.code)
         elif attempt.state == ACCEPTED:
             self._effects.count("tact_ignored_total", "receipt-never-came")
             if not attempt.told:

@@ -18,19 +18,22 @@ from hub.contract.types import Delivery, FailureClass
 if TYPE_CHECKING:
     from actors.account import Account
 
+WAITING_MAX = 200_000
+"""Deliveries that may wait for one account. More are given back as `failed`, class `throttled`, so
+that their conversations go on without it."""
 SUPERSEDED: Final[tuple[FailureClass, str]] = ("superseded", "collapse-key")
 
 
 def turned_away(
-    account: Account, delivery: Delivery, attempt: Attempt, now: int, *, full: bool, replaces: bool
+    account: Account, delivery: Delivery, attempt: Attempt, now: int, *, replaces: bool
 ) -> tuple[FailureClass, str] | None:
-    """Why a delivery that has just been read must not wait here: failure and code. `full`: the
-    account has no place; `replaces`: its kind says so."""
+    """Why a delivery that has just been read must not wait here: failure and code. What it replaces
+    is given back first, and makes room for it. `replaces`: the account's kind says so."""
     if replaces and delivery.collapse_key is not None:
         attempt.collapse = _key(delivery)
         if not attempt.handed and _replaced(account, attempt, now):
             return SUPERSEDED
-    if full:
+    if account.queue.size >= WAITING_MAX:
         return "throttled", "backlog-full"
     if account.gate.blocked_ms > now and 0 < attempt.expires_ms <= account.gate.blocked_ms:
         return "throttled", account.gate.blocked_by

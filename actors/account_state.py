@@ -52,7 +52,7 @@ class Attempt(Struct, array_like=True):
     wake_ms: int = 0
     """WAITING: not before; UNKNOWN, ACCEPTED: not longer than; DONE: forgotten."""
     tries: int = 0
-    """Submissions that the provider refused for the moment."""
+    """Submissions that were refused for the moment, or not answered and repeated."""
     recipient: str = ""
     units: int = 1
     ids: list[str] = field(default_factory=list)

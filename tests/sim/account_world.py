@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from actors import account as account_module
-from actors import account_intake, account_io, account_runner, failover
+from actors import account_admission, account_intake, account_io, account_runner, failover
 from actors.account_runner import AccountRunner
 from actors.account_state import (
     DONE,
@@ -322,7 +322,8 @@ def _users(name: str) -> list[ModuleType]:
 
 def tuned(scenario: AccountScenario) -> AbstractContextManager[None]:
     """Accounts with the scenario's bounds, and fewer looks at an idle clock."""
-    homes = (account_module, account_runner, account_intake, account_io, failover, limits)
+    homes = (account_module, account_admission, account_runner, account_intake, account_io)
+    homes += (failover, limits)
     kinds = PROVIDERS | scenario.kinds
     changes: list[tuple[Any, str, Any]] = [
         (account_runner, "_IDLE_S", IDLE_S),

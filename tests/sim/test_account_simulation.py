@@ -131,7 +131,7 @@ def open_is_sent_again_after_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 
 def unknown_is_sent_again(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Account, "_lost_sight", Account._return_unknown)
+    patch.setattr(Account, "_lost_sight", Account._repeat)
 
 
 def claims_are_good_for_ever(patch: pytest.MonkeyPatch) -> None:

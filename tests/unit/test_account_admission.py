@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
+from actors import account_admission
 from actors.account_admission import turned_away
 from actors.account_partition import attempt_of
 from actors.account_queue import Entry as WaitingEntry
@@ -91,6 +93,20 @@ async def test_one_that_must_not_wait_replaces_all_the_same(bench: Bench) -> Non
 
 
 @scene(limited(1))
+async def test_one_finds_the_room_of_the_one_it_replaces(bench: Bench) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(account_admission, "WAITING_MAX", 1)
+        await used_up(bench)
+        keyed(bench, "a")
+        await waiting(bench, 1)
+        keyed(bench, "b")
+        await bench.until(lambda: bench.told()[1:] == gone("a"))
+        keyed(bench, "c", collapse_key="other")
+        await bench.until(lambda: bench.told()[2:] == ["shop:c:1 failed throttled"])
+    assert bench.runner.describe()["li"]["waiting"] == 1
+
+
+@scene(limited(1))
 async def test_a_new_owner_knows_the_keys_of_what_waits(bench: Bench) -> None:
     await used_up(bench)
     keyed(bench, "a")
@@ -118,7 +134,7 @@ def test_an_older_one_that_comes_late_does_not_wait() -> None:
         attempt = attempt_of(one, sequence, 0, 0)
         for name, value in fields.items():
             setattr(attempt, name, value)
-        away = turned_away(account, one, attempt, 0, full=False, replaces=True)
+        away = turned_away(account, one, attempt, 0, replaces=True)
         if away is None:
             queue.add(WaitingEntry(one.id, attempt, one))
         return away

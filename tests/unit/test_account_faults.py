@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -137,3 +138,23 @@ async def test_nobody_is_asked_of_an_account_that_is_being_given_up(bench: Bench
     await released
     assert bench.runner.provider_of("sms") is None
     assert bench.providers["sms"] is provider  # no other was made meanwhile
+
+
+@pytest.mark.parametrize(("fields", "times_s"), [({}, [0, 0, 2, 6]), ({"tries": 1}, [0])])
+def test_what_is_never_answered_comes_to_an_end(fields: Any, times_s: list[int]) -> None:
+    """A provider that removes repeats and answers none was asked without pause until the expiry."""
+
+    async def play(bench: Bench) -> None:
+        def script(submission: Submission, provider: ScriptedProvider) -> None:
+            answer = Answer("unknown", code="http-unanswered")
+            provider.events.answered(submission.delivery, answer)
+
+        bench.script = script
+        bench.deliver("a")
+        await bench.until(bench.told)
+        await asyncio.sleep(600)
+        assert bench.told() == ["shop:a:1 unknown"]
+        assert [one["code"] for one in bench.lane("receipt")] == ["no-answer"]
+        assert [round((at - bench.times[0]) / 1_000) for at in bench.times] == times_s
+
+    scene(config(**{"tries": 4} | fields), resend=True)(play)()
