@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar
 import structlog
 from msgspec import Struct
 
-from channels.http import NotSent
+from channels.http import HttpClient, NotSent
 from channels.shared import Shared
 from hub.clock import Clock
 from hub.errors import TactError
@@ -182,6 +182,15 @@ class Tokens(Generic[V]):
             self._end = self._end or asyncio.get_running_loop().create_future()
             await asyncio.wait({slot.asking, self._end}, return_when=asyncio.FIRST_COMPLETED)
 
+    async def reach(self) -> None:
+        """Whether there is one, or one is given now. Raises NotSent."""
+        try:
+            await self.get()
+        except NotSent:
+            raise
+        except TactError as error:
+            raise NotSent(error.message, retry_after_ms=error.retry_after_ms) from None
+
     def worked(self, value: V) -> None:
         """The service took this token."""
         _SLOTS.of(self._identity).worked(value)
@@ -237,3 +246,23 @@ class Tokens(Generic[V]):
 
     def _failed(self, slot: _Slot[V], error: TactError) -> None:
         slot.failed(error, self._pause_of(error), self._clock.steady_s(), self._chance)
+
+
+class Line:
+    """What requests leave by that carry a token: the service takes connections, and there is a
+    token for them. `asking` are the connections by which it is asked for."""
+
+    def __init__(self, http: HttpClient, asking: HttpClient, tokens: Tokens[Any]) -> None:
+        self._http = http
+        self._asking = asking
+        self._tokens = tokens
+
+    async def reach(self, url: str) -> None:
+        """Whether requests could leave now. Raises NotSent."""
+        await self._http.reach(url)
+        await self._tokens.reach()
+
+    async def close(self) -> None:
+        """Close all connections. What is under way is cut."""
+        await self._asking.close()
+        await self._http.close()

@@ -59,27 +59,27 @@ class Grant:
         self._scope = scope
         self._http = http
         self._clock = clock
-        self._tokens: Tokens[Token] = Tokens(
+        self.tokens: Tokens[Token] = Tokens(
             _identity(service, scope), self._ask, clock, chance, account=account, counted=counted
         )
 
     async def token(self) -> Token:
         """One that lives. Raises NotSent while there is none to be had, and GrantRefused when a
         person must change something."""
-        return await self._tokens.get()
+        return await self.tokens.get()
 
     def worked(self, token: Token) -> None:
         """The service took this token."""
-        self._tokens.worked(token)
+        self.tokens.worked(token)
 
     def spoil(self, token: Token) -> None:
         """The service did not take this token."""
         words = "no access token of this service account is taken, not even a new one: "
-        self._tokens.spoil(token, GrantRefused(words + "see whether it belongs to the project"))
+        self.tokens.spoil(token, GrantRefused(words + "see whether it belongs to the project"))
 
     async def close(self) -> None:
         """Ask no more; who waits for a token is told that nothing left."""
-        await self._tokens.close()
+        await self.tokens.close()
 
     async def _ask(self) -> tuple[Token, float]:
         signed = assertion(self._service, self._scope, self._clock.now_ms())

@@ -122,12 +122,7 @@ class WecomClient:
         """Whether calls can be made: WeCom takes connections, and there is a token or one is given
         now. Raises NotSent."""
         await self._http.reach(url)
-        try:
-            await self._token()
-        except NotSent:
-            raise
-        except TactError as error:
-            raise NotSent(error.message, retry_after_ms=error.retry_after_ms) from None
+        await self._tokens.reach()
 
     async def close(self) -> None:
         """Close all connections; what is under way is cut, and later calls are `NotSent`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from channels.http import HttpClient, HttpReply, NotSent
+from channels.http import HttpClient, HttpReply
 from channels.provider import Answer, Events, Prepared, Submission
 from channels.push.content import read
 from channels.push.fcm.config import FcmConfig, check
@@ -21,9 +21,9 @@ from channels.push.grant import Grant
 from channels.push.service_account import GrantRefused, parse_service_account
 from channels.sending import HttpProvider, Outcome, client_of
 from channels.sms.message import SmsConfig
+from channels.tokens import Line
 from hub.clock import Clock
 from hub.contract.types import Delivery
-from hub.errors import TactError
 
 __all__ = ["FcmConfig", "FcmProvider", "check"]
 
@@ -57,7 +57,7 @@ class FcmProvider(HttpProvider):
         self._grant = Grant(
             service, SCOPE, asking, clock, chance, account=account, counted=self._count
         )
-        line = _Line(self._http, asking, self._grant)
+        line = Line(self._http, asking, self._grant.tokens)
         super().__init__(line, config.base_url, config.connections, events, chance, account)
 
     def prepare(self, delivery: Delivery) -> Prepared:
@@ -130,27 +130,3 @@ def _is_refused_token(reply: HttpReply) -> bool:
     """Whether a 401 is about our token, not about the keys that FCM holds for Apple or the web."""
     meaning = said(reply).meaning
     return meaning is None or meaning.kind == "token"
-
-
-class _Line:
-    """What messages leave by: FCM takes connections, and there is a token for them."""
-
-    def __init__(self, http: HttpClient, asking: HttpClient, grant: Grant) -> None:
-        self._http = http
-        self._asking = asking
-        self._grant = grant
-
-    async def reach(self, url: str) -> None:
-        """Whether messages could leave now. Raises NotSent."""
-        await self._http.reach(url)
-        try:
-            await self._grant.token()
-        except NotSent:
-            raise
-        except TactError as error:
-            raise NotSent(error.message, retry_after_ms=error.retry_after_ms) from None
-
-    async def close(self) -> None:
-        """Close all connections. What is under way is cut."""
-        await self._asking.close()
-        await self._http.close()

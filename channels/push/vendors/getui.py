@@ -34,7 +34,7 @@ from channels.push.vendors.getui_codes import DEAD, STALE, is_repeat, meaning_of
 from channels.push.vendors.getui_content import TABLE, TITLE_CHARS, body_of
 from channels.push.vendors.settings import VendorSettings
 from channels.sending import HttpProvider, Outcome, client_of
-from channels.tokens import Tokens, identity_of
+from channels.tokens import Line, Tokens, identity_of
 from hub.clock import Clock
 from hub.contract.types import Delivery
 
@@ -99,7 +99,6 @@ class GetuiProvider(HttpProvider):
         self._config = config
         self._url = f"{config.base_url.rstrip('/')}/{config.app_id}"
         self._client = client_of(config)
-        super().__init__(self._client, self._url, config.connections, events, chance, account)
         self._clock = clock
         # Of its own: it must not wait until a push's connection is free.
         self._asking = HttpClient(
@@ -114,6 +113,8 @@ class GetuiProvider(HttpProvider):
             counted=self._count,
             pause_of=getui_tokens.pause_of,
         )
+        line = Line(self._client, self._asking, self._tokens)
+        super().__init__(line, self._url, config.connections, events, chance, account)
 
     def prepare(self, delivery: Delivery) -> Prepared:
         """Pure: the push, and whether vendors count it."""
@@ -134,7 +135,6 @@ class GetuiProvider(HttpProvider):
         and ends."""
         await self._tokens.close()
         await super().stop(drain_s)
-        await self._asking.close()
 
     # ---- sending -------------------------------------------------------------------------------
 
