@@ -53,7 +53,7 @@ class VendorFake(ABC):
 
     def __init__(self, plan: Plan | None, recorder: Recorder | None, clock: Clock | None) -> None:
         self.plan = plan or Plan()
-        self.record = recorder or Recorder()
+        self.recorder = recorder or Recorder()
         self.clock = clock or SystemClock()
         self.counts: dict[str, int] = {}
         """How often each thing has happened: `requests`, `taken`, `repeats`, …"""
@@ -76,14 +76,14 @@ class VendorFake(ABC):
         await web.TCPSite(self._runner, host, port).start()
         self.port = self._runner.addresses[0][1]
         self.url = f"http://{host}:{self.port}"
-        self.record.start()
+        self.recorder.start()
         return self.url
 
     async def stop(self) -> None:
         """End, with all connections."""
         if self._runner is not None:
             await self._runner.cleanup()
-        self.record.close()
+        self.recorder.close()
 
     async def hear(self, line: bytes) -> None:
         """A line of standard input. Raises MsgspecError."""
@@ -111,7 +111,7 @@ class VendorFake(ABC):
         """Remember a push."""
         self.count("taken")
         self.seen.append(Seen(to, id, body))
-        self.record.write({"to": to, "id": id, "fate": fate.answer})
+        self.recorder.write({"to": to, "id": id, "fate": fate.answer})
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.count("requests")

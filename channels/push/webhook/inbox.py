@@ -117,7 +117,7 @@ def _things(body: bytes) -> Iterator[tuple[str, str, Raw]]:
 def _is_list(raw: Raw) -> bool:
     view = memoryview(raw)
     start = _SPACE.match(view)
-    return start is not None and view[start.end() : start.end() + 1] == b"["
+    return start is not None and bytes(view[start.end() : start.end() + 1]) == b"["
 
 
 def _receipt(data: Raw, place: str, now_ms: int) -> ProviderReceipt:
