@@ -108,3 +108,12 @@ class Mailbox:
         if not self.closed:
             self._inbox.append(letter)
             self._look()
+
+
+def taken_out(inbox: deque[Letter], number: int) -> deque[Letter]:
+    """The letters for one partition, in their order; the others stay, in theirs."""
+    found: deque[Letter] = deque()
+    for _ in range(len(inbox)):
+        letter = inbox.popleft()
+        (found if letter.mailbox.number == number else inbox).append(letter)
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -110,6 +110,20 @@ class AccountPartition:
         self.counted: Counter[Series] = Counter()
         self.moved = False
         """The checkpoint has moved."""
+
+    def in_memory(self, now: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Its accounts in memory: what waits, what is open, their connection and circuit."""
+        for name, account in self.accounts.items():
+            yield (
+                name,
+                {
+                    "waiting": account.queue.size,
+                    "open": len(account.open),
+                    "window": account.gate.link.window,
+                    "reason": account.gate.link.reason,
+                    "circuit": account.gate.breaker.state(now),
+                },
+            )
 
     # ---- the turn --------------------------------------------------------------------------------
 

@@ -35,7 +35,16 @@ from actors.account_io import (
     Snapshots,
     entries_of,
 )
-from actors.account_mail import Answered, Bundled, Letter, Linked, Mailbox, Reported, Written
+from actors.account_mail import (
+    Answered,
+    Bundled,
+    Letter,
+    Linked,
+    Mailbox,
+    Reported,
+    Written,
+    taken_out,
+)
 from actors.account_partition import AccountPartition, TurnChanges
 from actors.account_receipts import hear, know_peers, learn_ids, receive, take_bundle
 from actors.account_state import ACCEPTED, attempt_key
@@ -184,17 +193,7 @@ class AccountRunner:
     def describe(self) -> dict[str, dict[str, Any]]:
         """The accounts in memory: what waits, what is open, their connection and circuit."""
         now = self._clock.now_ms()
-        return {
-            name: {
-                "waiting": account.queue.size,
-                "open": len(account.open),
-                "window": account.gate.link.window,
-                "reason": account.gate.link.reason,
-                "circuit": account.gate.breaker.state(now),
-            }
-            for partition in self.partitions.values()
-            for name, account in partition.accounts.items()
-        }
+        return dict(one for p in self.partitions.values() for one in p.in_memory(now))
 
     # ---- accounts and their providers ------------------------------------------------------------
 
@@ -276,10 +275,12 @@ class AccountRunner:
 
     async def _settle(self, partition: AccountPartition) -> None:
         """Commit what was heard, in as many turns as it takes, outside of the loop."""
-        self._hear()
-        while partition.touched and not partition.lost:
-            await self._commit(partition.close(self._clock.now_ms()))
-            self._hear()
+        letters = taken_out(self._inbox, partition.number)
+        while letters or (partition.touched and not partition.lost):
+            self._hear(letters)
+            if partition.touched and not partition.lost:
+                await self._commit(partition.close(self._clock.now_ms()))
+            letters += taken_out(self._inbox, partition.number)
 
     async def _drop(self, number: int, drain_s: float) -> None:
         """Give a partition up; in order when `drain_s` is given and it is still ours."""
@@ -386,7 +387,7 @@ class AccountRunner:
     def _slice(self, now: int) -> bool:
         """A little of what is there; whether somebody waits for what was among it. Beside a
         backlog every other turn of that carries nothing else: it is short, and soon committed."""
-        waited_for = self._hear()
+        waited_for = self._hear(self._inbox)
         if self._held_up:
             return waited_for
         urgent = self._intake.take_urgent(now)
@@ -458,15 +459,15 @@ class AccountRunner:
 
     # ---- what providers say --------------------------------------------------------------------
 
-    def _hear(self) -> bool:
+    def _hear(self, letters: deque[Letter]) -> bool:
         """What providers say; whether customers do, who wait for an answer."""
         now, called = self._clock.now_ms(), False
-        for _ in range(min(len(self._inbox), LETTERS_SLICE)):
-            mailbox = self._inbox[0].mailbox
+        for _ in range(min(len(letters), LETTERS_SLICE)):
+            mailbox = letters[0].mailbox
             partition = self.partitions.get(mailbox.number)
             if partition is not None and partition.full:
                 break  # the rest is heard in the next turn
-            letter = self._inbox.popleft()
+            letter = letters.popleft()
             account = None if partition is None else partition.accounts.get(mailbox.account)
             if partition is None or account is None or partition.lost or mailbox.closed:
                 if isinstance(letter, Reported | Written | Bundled):

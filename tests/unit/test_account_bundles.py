@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actors.account import IDLE_MS
+from actors.account_runner import LETTERS_SLICE
 from channels.accounts import LimitsTable
 from channels.provider import (
     Answer,
@@ -19,7 +20,7 @@ from channels.provider import (
     Submission,
 )
 from channels.registry import PROVIDERS, Window
-from hub.contract.subjects import is_key
+from hub.contract.subjects import account_partition, is_key
 from tests.support.account_model import ScriptedProvider, accept
 from tests.unit.test_accounts import PARTITIONS, START_MS, Bench, config, scene
 
@@ -234,3 +235,22 @@ async def test_two_addresses_are_never_one_customer(bench: Bench) -> None:
     assert len(set(customers)) == len(addresses)
     assert all(is_key(customer) for customer in customers)
     assert customers[:2] == ["8613800000001", "wm_1-A"] and customers[5] == "~room"
+
+
+@scene(config("sms"), config("other"))
+async def test_what_was_heard_before_an_account_is_given_up_is_stored(bench: Bench) -> None:
+    places = {name: account_partition(name, PARTITIONS) for name in ("sms", "other")}
+    assert len(set(places.values())) == 2
+    bench.deliver("a", account="sms")
+    bench.deliver("b", account="other")
+    await bench.until(lambda: len(bench.told()) == 2)
+    others: list[bool] = []
+    stored: list[bool] = []
+    for n in range(2 * LETTERS_SLICE):
+        inbound = ProviderInbound(f"o{n}", "wm2", {"text": "hi"}, START_MS)
+        bench.providers["other"].events.inbound(inbound, others.append)
+    bench.providers["sms"].events.bundle(page("p1", b"1", "one"), stored.append)
+    await bench.runner.release([places["sms"]])
+    assert stored == [True]
+    await bench.until(lambda: len(others) == 2 * LETTERS_SLICE)
+    assert all(others)
