@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from actors.account_intake import DeliveryIntake
 from actors.account_partition import AccountPartition
 from actors.account_state import ahead_key
 from hub.ledger.port import IntakeMessage
@@ -43,6 +44,16 @@ def ahead_written_in_the_next_turn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AccountPartition, "_begin", next_turn)
 
 
+def ahead_forgotten_on_recovery(patch: pytest.MonkeyPatch) -> None:
+    begin = AccountPartition.begin
+
+    def forgetful(self: AccountPartition) -> None:
+        begin(self)
+        self.ahead.clear()
+
+    patch.setattr(AccountPartition, "begin", forgetful)
+
+
 def ahead_not_dropped(patch: pytest.MonkeyPatch) -> None:
     def hoarding(self: AccountPartition, channel: str, sequence: int) -> None:
         self.checkpoint[channel] = sequence
@@ -78,11 +89,29 @@ def urgent_out_of_order(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DeliveryReader, "urgent", newest)
 
 
+def one_that_only_says_so_is_urgent(patch: pytest.MonkeyPatch) -> None:
+    take = DeliveryIntake._take_ahead
+
+    def credulous(self: DeliveryIntake, message: IntakeMessage, now: int) -> str | None:
+        payload = message.payload.replace(b'"urgent":true', b'"burgen":true', 1)
+        if b'"urgent":true' not in payload:
+            payload = payload[:-1] + b',"urgent":true}'
+        message.payload, kept = payload, message.payload
+        try:
+            return take(self, message, now)
+        finally:
+            message.payload = kept
+
+    patch.setattr(DeliveryIntake, "_take_ahead", credulous)
+
+
 AHEAD_BUGS: dict[Any, tuple[int | range, str]] = {
     ahead_not_written: (10, "taken, and would be again after a crash"),
     ahead_written_in_the_next_turn: (10, "taken, and would be again after a crash"),
+    ahead_forgotten_on_recovery: (30, "was taken ahead"),
     ahead_not_dropped: (10, "was taken ahead"),
     taken_ahead_and_in_its_turn: (20, "every-delivery-ends: told-backwards"),
     checkpoint_goes_ahead: (10, "every-delivery-ends: "),
-    urgent_out_of_order: (range(30, 60), "leaves-in-order: left-before-its-predecessor"),
+    urgent_out_of_order: (range(40, 50), "leaves-in-order: left-before-its-predecessor"),
+    one_that_only_says_so_is_urgent: (30, "leaves-in-order: left-before-its-predecessor"),
 }

@@ -44,7 +44,8 @@ def account_violations(world: AccountWorld) -> list[str]:
     logs = log_violations(world, lambda number: account_log(number, partitions))
     history = history_of(world)
     talks = talk_violations(world, history.published)
-    return [*world.broken, *map(str, check_accounts(history)), *talks, *logs]
+    collapsed = world.collapsed.violations(history)
+    return [*world.broken, *map(str, check_accounts(history)), *talks, *collapsed, *logs]
 
 
 def history_of(world: AccountWorld) -> AccountHistory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from tests.sim.scenario import HOUR_MS, STARTS, Trouble, draw_troubles
 
 NAMES = ("main", "spare", "ads", "codes", "bot", "app-push")
 APPS = ("shop", "bank")
+KEYS = ("price", "price", "news", None)
+"""Collapse keys of deliveries."""
 ZONES = ("Asia/Shanghai", "Europe/Berlin", "UTC")
 
 REQUEST_FAULTS = {
@@ -63,6 +66,8 @@ class AccountScenario:
     troubles: list[Trouble]
     faults: dict[tuple[str, int], str]
     commit_tries: int
+    dies_ahead: bool = False
+    """The host that takes something ahead of its turn first dies of it."""
     bounds: dict[str, int] = field(default_factory=dict)
     """Values for bounds of `hub.limits` and of accounts: small ones are met often."""
 
@@ -103,6 +108,9 @@ def account_scenario(seed: int) -> AccountScenario:
     if more.random() < 0.6:
         drawn.bounds["IDLE_MS"] = more.choice((1_000, 5_000))
     _hurry(random.Random(f"{seed} urgent"), drawn, world, bursts)
+    drawn.dies_ahead = random.Random(f"{seed} dies").random() < 0.25
+    _doubt(random.Random(f"{seed} doubt"), drawn)
+    _collapse(random.Random(f"{seed} collapse"), drawn)
     return drawn
 
 
@@ -225,7 +233,7 @@ class _World:
             content = {"title": "cannot be sent as a text"}
         if self._more.random() < 0.08:
             content["free"] = True
-        if name.endswith("7"):
+        if name[-1] in "357":
             content["urgent"] = True  # says only the content
         ahead_ms = chance.choice((500, 20_000, 600_000, 5 * HOUR_MS, 30 * HOUR_MS, 30 * HOUR_MS))
         return Delivery(
@@ -286,8 +294,12 @@ def _hurry(
 ) -> None:
     """Backlogs, and what is urgent among and behind them: always alone."""
     for at_s in bursts:
-        if chance.random() < 0.6:
+        if chance.random() < 0.3:
             drawn.dispatches += world.backlog(chance, at_s)
+            if chance.random() < 0.6:  # to who has taken some of it ahead, or claimed some of it
+                soon_s = at_s + chance.choice((0.05, 0.2, 0.7))
+                kind, lasts_s = chance.choice((("kill", 0.0), ("pause", 12.0)))
+                drawn.troubles.append(Trouble(soon_s, kind, chance.randrange(24), lasts_s))
     drawn.dispatches.sort(key=lambda dispatch: dispatch.at_s)
     for dispatch in drawn.dispatches:
         if len(dispatch.deliveries) == 1:
@@ -302,6 +314,34 @@ def _hurry(
         "BACKLOG": (0, 2),
     }
     drawn.bounds |= {n: chance.choice(v) for n, v in small.items() if chance.random() < 0.4}
+
+
+def _collapse(chance: random.Random, drawn: AccountScenario) -> None:
+    """At one account newer deliveries may replace what waits; everywhere they have the keys."""
+    if chance.random() < 0.5:
+        return
+    name = chance.choice(list(drawn.kinds))
+    drawn.kinds[name] = dataclasses.replace(drawn.kinds[name], supersedes=True)
+    for dispatch in drawn.dispatches:
+        for delivery in dispatch.deliveries:
+            delivery.collapse_key = chance.choice(KEYS)
+
+
+def _doubt(chance: random.Random, drawn: AccountScenario) -> None:
+    """One account may have a provider that often does not answer, and then refuses the repeat of
+    what it has taken, at the border of a long limit."""
+    if chance.random() < 0.8:
+        return
+    name = chance.choice(list(drawn.manners))
+    manner = drawn.manners[name]
+    drawn.manners[name] = dataclasses.replace(
+        manner, resend=True, silent=0.4, busy=0.3, throttle=0.2
+    )
+    tight = LimitsTable(account=[chance.choice(("4/day", "8/day"))])
+    for accounts in (drawn.accounts, drawn.later):
+        for place, account in enumerate(accounts):
+            if account.name == name:
+                accounts[place] = replace(account, limits=tight, tries=10)
 
 
 def _bounds(chance: random.Random) -> dict[str, int]:

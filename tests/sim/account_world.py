@@ -32,6 +32,7 @@ from hub.contract.subjects import account_partition, delivery_subject
 from hub.ledger.port import Entry
 from hub.metrics import Metrics
 from tests.sim.account_carrier import Carrier, Report
+from tests.sim.account_collapsed import Collapsed
 from tests.sim.account_heard import Talks, names_of
 from tests.sim.account_provider import ModelProvider
 from tests.sim.account_rules import changed_rules, rules_of
@@ -88,6 +89,7 @@ class AccountWorld(SupervisedWorld):
             for name, manner in scenario.manners.items()
         }
         self.talks = Talks(self)
+        self.collapsed = Collapsed(self)
         self.openings: list[Opening] = []
         self.confirmed: list[Confirmed] = []
         self.heard: list[Heard] = []
@@ -151,13 +153,18 @@ class AccountWorld(SupervisedWorld):
         record = decode_record(stored.payload)
         states = {key: value and _shown(key, value) for key, value in record.states.items()}
         self.say(f"{stored.sequence} {record.commit_id} {record.epoch} {states}")
-        self.happened["claim"] += record.commit_id.startswith("claim-")
+        if record.commit_id.startswith("claim-"):
+            self.happened["claim"] += 1
+            behind = any(key.startswith("u:") for key in self.replayed[number].states)
+            self.happened["claim behind what was taken ahead"] += behind
         self._follow(number, stored)
         for key, packed in record.states.items():
             if key.startswith("a:"):
                 self._attempt(number, stored.sequence, key[2:], packed)
             elif key.startswith("u:"):
                 self.happened["taken ahead"] += packed is not None
+                if packed is not None and self.scenario.dies_ahead:
+                    self.loop.call_soon(self._die_ahead, number)
             elif key.startswith("o:") and packed is not None:
                 for one in unpack_outbound(packed):
                     self.outboxed[one.message_id] += 1
@@ -174,6 +181,7 @@ class AccountWorld(SupervisedWorld):
         self.talks.recorded(number, record.states)
 
     def _attempt(self, number: int, sequence: int, delivery: str, packed: bytes | None) -> None:
+        self.collapsed.attempt(sequence, delivery, packed)
         place = number, delivery
         if packed is None:
             account, is_open = self._accounts_of.get(place, ""), False
@@ -190,6 +198,13 @@ class AccountWorld(SupervisedWorld):
         """Whether the log says of a message that it was taken: in its turn, or ahead of it."""
         known = self.replayed[number]
         return sequence <= known.checkpoint.get("sms", 0) or f"u:sms:{sequence}" in known.states
+
+    def _die_ahead(self, number: int) -> None:
+        """Who has taken something ahead of its turn is gone before that has come, once."""
+        owner = self.owner(number)
+        if owner is not None and not self.happened["died ahead"]:
+            self.happened["died ahead"] += 1
+            self._kill(owner.process)
 
     # ---- what is confirmed to carriers -----------------------------------------------------------
 
