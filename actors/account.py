@@ -254,7 +254,7 @@ class Account:
             elif ready.at_ms >= (attempt.expires_ms or math.inf):
                 self.forget(entry)
                 self._end(entry.id, attempt, "failed", now, "throttled", ready.limit)
-            elif ready.scope == "account":
+            elif ready.scope == "account" and not entry.quota_ms:  # a repeat would not heed it
                 self._block(ready.at_ms, ready.limit, now)
             else:
                 self.queue.postpone(entry, min(ready.at_ms, now + 3_600_000.0))

@@ -337,7 +337,7 @@ def _doubt(chance: random.Random, drawn: AccountScenario) -> None:
     drawn.manners[name] = dataclasses.replace(
         manner, resend=True, silent=0.4, busy=0.3, throttle=0.2
     )
-    tight = LimitsTable(account=[chance.choice(("4/day", "8/day"))])
+    tight = LimitsTable(account=[chance.choice(("4/h", "8/day"))])
     for accounts in (drawn.accounts, drawn.later):
         for place, account in enumerate(accounts):
             if account.name == name:
