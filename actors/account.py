@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from actors.account_admission import turned_away
+from actors.account_admission import SUPERSEDED, outdated, turned_away
 from actors.account_customers import closed, ended, follows, recall, uncount
 from actors.account_effects import Effects
 from actors.account_gate import CLAIM_MS, OPEN_AHEAD_MS, Gate, wait_of
@@ -473,6 +473,8 @@ class Account:
         attempt.state, attempt.wake_ms = WAITING, now + wait_ms
         self._put_back(entry)
         self.queue.free(attempt.customer, attempt.wake_ms if wait_ms else 0.0)
+        if outdated(self, entry):
+            self.refuse(entry.id, *SUPERSEDED, now)
 
     def _lost_sight(self, entry: Entry, now: int) -> None:
         """It may have been sent. Again only under a key by which the provider removes repeats."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from actors.account_queue import Entry
 from actors.account_state import Attempt
 from hub.contract.types import Delivery, FailureClass
 
@@ -53,6 +54,16 @@ def _replaced(account: Account, attempt: Attempt, now: int) -> bool:
         if not entry.attempt.unsure:
             account.refuse(entry.id, *SUPERSEDED, now)
     return False
+
+
+def outdated(account: Account, entry: Entry) -> bool:
+    """Whether a newer one came by its key while it was claimed, and it has surely not left."""
+    attempt = entry.attempt
+    if not attempt.collapse or attempt.unsure:
+        return False
+    waiting = account.queue.of(attempt.customer)
+    newer = (each.attempt for each in waiting if each.order > entry.order)
+    return any(each.collapse == attempt.collapse and not each.handed for each in newer)
 
 
 def _key(delivery: Delivery) -> bytes:

@@ -16,11 +16,12 @@ from actors.account_partition import attempt_of
 from actors.account_queue import Entry as WaitingEntry
 from actors.account_queue import Queue
 from channels.accounts import AccountConfig, LimitsTable
-from channels.provider import Link
+from channels.provider import Answer, Link
 from channels.registry import PROVIDERS
 from hub.contract.subjects import account_partition, delivery_subject
 from hub.contract.times import rfc3339
 from hub.ledger.port import Entry
+from tests.support.account_model import accept
 from tests.support.wecom_member import CONFIG
 from tests.unit.test_accounts import PARTITIONS, START_MS, Bench, config, delivery, scene
 
@@ -163,3 +164,19 @@ async def test_an_sms_replaces_none(bench: Bench) -> None:
     bench.deliver("a", "b", "c", customer="ann", collapse_key="k", to="+8613800000000")
     await bench.until(lambda: bench.log)
     assert not PROVIDERS["smpp"].supersedes and not [one for one in bench.told() if "super" in one]
+
+
+@scene(MEMBER)
+async def test_what_comes_back_untaken_after_a_newer_one_came_does_not_leave_again(
+    bench: Bench,
+) -> None:
+    bench.script = lambda submission, provider: None
+    keyed(bench, "a")
+    await bench.until(lambda: bench.log)
+    keyed(bench, "b")
+    await waiting(bench, 1)
+    bench.script = accept
+    bench.providers["li"].events.answered("shop:a:1", Answer("retry", code="busy"))
+    await bench.until(lambda: len(bench.told()) == 2)
+    assert sorted(bench.told()) == [*gone("a"), "shop:b:1 sent"]
+    assert [id for _, id in bench.log] == ["shop:a:1", "shop:b:1"]
