@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hub import limits
-from hub.contract.decode import Message
-from hub.contract.times import rfc3339, to_ms
+from hub.contract.times import to_ms
 from hub.contract.types import (
     Delivery,
     DeviceForget,
@@ -24,10 +23,9 @@ from hub.contract.types import (
     ProfileSet,
     Receipt,
 )
-from hub.policy.document import PolicyDocument, duration_ms
-from hub.policy.policy import Policy
+from hub.policy.document import duration_ms
 from hub.policy.state import ConversationState
-from tests.sim.talk_rules import Said
+from tests.sim.step_rules import Said, Step, StepRules
 
 RANKS = {"unknown": 0, "sent": 1, "failed": 2, "delivered": 3, "read": 4}
 REFUSED = ("duplicate", "rejected")
@@ -51,63 +49,40 @@ class _Customer:
     """By the id of the first delivery."""
 
 
-class DeviceRules:
-    """`broken` has everything that was not as it must be."""
+class DeviceRules(StepRules):
+    """Which devices there are, who gets a message, and what is said of it."""
 
     def __init__(self) -> None:
-        self.broken: list[str] = []
+        super().__init__()
         self._customers: dict[str, _Customer] = defaultdict(_Customer)
-        self._where = ""
 
-    def before(
-        self,
-        key: str,
-        state: ConversationState,
-        item: Message | None,
-        accepted: int,
-        now: int,
-        policy: Policy,
-    ) -> None:
-        """A conversation is about to take `item`, or (None) to be woken."""
-        what = "woken" if item is None else type(item).__name__
-        self._where = f"{key} {what} {rfc3339(now)}"
-        self._step = key, item, accepted, now, policy.document
+    def before(self, step: Step, state: ConversationState) -> None:
+        """Note what is counted already."""
+        self._step = step
         self._sends = {(send.intent, send.attempt, send.at) for send in state.sends}
-        self._owner = state.owner
 
-    def after(self, state: ConversationState, said: list[Said]) -> None:
-        """What it led to."""
-        key, item, accepted, now, policy = self._step
-        customer = self._customers[key]
+    def after(self, step: Step, state: ConversationState, said: list[Said]) -> None:
+        """Complain of what it should not have led to."""
+        customer, item = self._customers[step.key], step.item
         outcomes = [each for each in said if isinstance(each, Outcome)]
         receipt = self._word(customer, item) if isinstance(item, Receipt) else None
-        self._learn(customer, item, accepted, now, policy, outcomes)
+        self._learn(customer, step, outcomes)
         self._memory(customer, state)
-        self._deliveries(customer, state, policy, now, said)
+        self._deliveries(customer, step, said)
         counted = [s for s in state.sends if (s.intent, s.attempt, s.at) not in self._sends]
         if len(counted) != sum(each.state == "dispatched" for each in outcomes):
             self._complain("not counted once", f"{len(counted)} dispatches")
         if receipt is not None:
             self._told(receipt, customer.dispatches[receipt], outcomes)
 
-    def end(self) -> list[str]:
-        return self.broken
-
     def _complain(self, kind: str, about: object) -> None:
-        self.broken.append(f"devices: {kind}: {self._where}: {about}")
+        self.broken.append(f"devices: {kind}: {self._step}: {about}")
 
     # ---- which there are -------------------------------------------------------------------------
 
-    def _learn(
-        self,
-        customer: _Customer,
-        item: Message | None,
-        accepted: int,
-        now: int,
-        policy: PolicyDocument,
-        outcomes: list[Outcome],
-    ) -> None:
+    def _learn(self, customer: _Customer, step: Step, outcomes: list[Outcome]) -> None:
         """What a message says of her devices."""
+        item, accepted = step.item, step.accepted
         if isinstance(item, Intent):
             name = item.app, item.id
             mine = [each.state for each in outcomes if (each.app, each.intent) == name]
@@ -122,9 +97,9 @@ class DeviceRules:
         elif isinstance(item, Forget):
             customer.devices = []
         elif isinstance(item, Inbound) and item.channel == "push" and item.agent is None:
-            matters = policy.push or not customer.devices
+            matters = step.policy.push or not customer.devices
             if item.sender and matters:
-                self._hear(customer, item.sender.removeprefix("~"), min(to_ms(item.at), now))
+                self._hear(customer, item.sender.removeprefix("~"), min(to_ms(item.at), step.now))
 
     @staticmethod
     def _tell(customer: _Customer, address: str | None, at: int) -> None:
@@ -157,14 +132,7 @@ class DeviceRules:
 
     # ---- who gets it -----------------------------------------------------------------------------
 
-    def _deliveries(
-        self,
-        customer: _Customer,
-        state: ConversationState,
-        policy: PolicyDocument,
-        now: int,
-        said: list[Said],
-    ) -> None:
+    def _deliveries(self, customer: _Customer, step: Step, said: list[Said]) -> None:
         """What goes out on push goes to every device that is to have it, once."""
         pushed = [each for each in said if isinstance(each, Delivery) and each.channel == "push"]
         firsts = [each for each in pushed if each.attempt < 100]
@@ -173,7 +141,7 @@ class DeviceRules:
             found = [(each.attempt // 100, each.account, each.to) for each in group]
             # The account of a device without one is as for any channel: seen by `windows` and caps.
             stated = next((a for n, a, to in found if _split_back(customer, a, to) is None), "push")
-            expected = list(self._targets(customer, policy, now, stated))
+            expected = list(self._targets(customer, step, stated))
             if found != expected:
                 self._complain("not to the devices there are", f"{found}, not {expected}")
             if len({bytes(each.content) for each in group}) > 1:
@@ -184,14 +152,12 @@ class DeviceRules:
             self._complain("a device without a dispatch", [each.id for each in pushed])
 
     @staticmethod
-    def _targets(
-        customer: _Customer, policy: PolicyDocument, now: int, stated: str
-    ) -> Iterator[tuple[int, str, str]]:
-        push, found = policy.push, []
+    def _targets(customer: _Customer, step: Step, stated: str) -> Iterator[tuple[int, str, str]]:
+        push, found = step.policy.push, []
         most = push.devices if push else 1
         for place, (address, seen) in enumerate(customer.devices):
             within = push.seen_within if push else None
-            if place and within is not None and now - seen > duration_ms(within, ""):
+            if place and within is not None and step.now - seen > duration_ms(within, ""):
                 continue
             if most == 0:
                 break

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -31,7 +31,7 @@ from hub.contract.types import Event as Happened
 from hub.ledger.port import IntakeMessage
 from hub.policy.policy import Policy
 from hub.policy.state import ConversationState, unpack_state
-from tests.sim.talk_rules import Said
+from tests.sim.step_rules import Said, Step, StepRules
 from tests.support.model import Streams, decode_record
 
 _encode = msgspec.json.Encoder().encode
@@ -144,27 +144,6 @@ class _Effects:
         pass
 
 
-class StepRules(Protocol):
-    """What looks at every decision beside the code that made it."""
-
-    def before(
-        self,
-        key: str,
-        state: ConversationState,
-        item: Message | None,
-        accepted: int,
-        now: int,
-        policy: Policy,
-    ) -> None:
-        """A conversation is about to take `item`, or (None) to be woken."""
-
-    def after(self, state: ConversationState, said: list[Said]) -> None:
-        """What it led to."""
-
-    def end(self) -> list[str]:
-        """Everything that was not as it must be."""
-
-
 class Alone:
     """All partitions, decided in one place in the order of the ledger.
 
@@ -205,14 +184,16 @@ class Alone:
         state, effects = self._state(key), self.effects
         conversation = Conversation(key, state, event.policy, effects)
         effects.said.clear()
+        document, version = event.policy.document, event.policy.version
+        step = Step(key, item, accepted, event.at_ms, document, version)
         for rules in self.rules:
-            rules.before(key, state, item, accepted, event.at_ms, event.policy)
+            rules.before(step, state)
         if item is None:
             conversation.wake(event.at_ms)
         else:
             conversation.receive(item, accepted, event.at_ms)
         for rules in self.rules:
-            rules.after(state, effects.said)
+            rules.after(step, state, effects.said)
 
     def _state(self, key: str) -> ConversationState:
         return self.states.setdefault(key, ConversationState())

@@ -31,10 +31,9 @@ from hub.contract.types import (
 )
 from hub.policy import talks
 from hub.policy.document import PolicyDocument, duration_ms
-from hub.policy.policy import Policy
 from hub.policy.state import ConversationState
+from tests.sim.step_rules import Said, Step, StepRules
 
-Said = Outcome | Delivery | Event | LiveMessage
 Place = tuple[str, str]
 """Channel and account."""
 LATE_MS = 15 * 60_000
@@ -72,14 +71,9 @@ class _Customer:
 
 
 @dataclass
-class _Step:
-    """What is decided now: a message, or (None) what is due."""
+class _Held:
+    """What there was to decide before a step."""
 
-    key: str
-    item: Message | None
-    now: int
-    policy: PolicyDocument
-    version: str
     waiting: set[tuple[str, str]]
     """App and intent of what was held or in flight before."""
     ways: dict[tuple[str, str], list[tuple[list[str], str | None]]]
@@ -88,49 +82,39 @@ class _Step:
     """App and intent of what the message lets be decided again."""
 
 
-class TalkRules:
-    """`broken` has everything that was not as it must be."""
+class TalkRules(StepRules):
+    """Windows, reminders, replies, forbidden words and feeds."""
 
     def __init__(self) -> None:
-        self.broken: list[str] = []
+        super().__init__()
         self._customers: dict[str, _Customer] = defaultdict(_Customer)
         self._reminded: Counter[str] = Counter()
         self._written: Counter[tuple[str, str, str, int]] = Counter()
-        self._version = ""
 
-    def before(
-        self,
-        key: str,
-        state: ConversationState,
-        item: Message | None,
-        accepted: int,
-        now: int,
-        policy: Policy,
-    ) -> None:
-        """A conversation is about to take `item`, or (None) to be woken."""
+    def before(self, step: Step, state: ConversationState) -> None:
+        """Note what may be decided now, and what a customer's message lets be decided again."""
+        item, policy = step.item, step.policy
         ways: dict[tuple[str, str], list[tuple[list[str], str | None]]] = defaultdict(list)
         for held in state.held:
             ways[held.app, held.id].append((list(held.route), held.account))
         if isinstance(item, Intent) and item.category in policy.categories:
             route = item.route or policy.categories[item.category].route
             ways[item.app, item.id].append((list(route), item.account))
-        document, waiting = policy.document, {(held.app, held.id) for held in state.held}
-        self._step = _Step(key, item, now, document, policy.version, waiting, ways, set())
-        self._version = policy.version
-        customer = self._customers[key]
+        self._step = step
+        self._held = _Held({(held.app, held.id) for held in state.held}, ways, set())
+        customer = self._customers[step.key]
         for wait in customer.waits.values():
-            wait.version = wait.version if wait.version == policy.version else ""
+            wait.version = wait.version if wait.version == step.version else ""
         if item is None:
             return
         for place, wait in customer.waits.items():
-            if wait.version and any(_due(document, place, wait, now)):
+            if wait.version and any(_due(policy, place, wait, step.now)):
                 self._complain("reminders", "overdue when a message came", place)
         if _by_customer(item):
             self._released(customer, state, item)
 
-    def after(self, state: ConversationState, said: list[Said]) -> None:
-        """What it led to."""
-        step = self._step
+    def after(self, step: Step, state: ConversationState, said: list[Said]) -> None:
+        """Complain of what it should not have led to."""
         customer, item = self._customers[step.key], step.item
         events = [each for each in said if isinstance(each, Event)]
         self._reminders(customer, [each for each in events if each.kind == "waiting"])
@@ -151,7 +135,7 @@ class TalkRules:
         again = {(each.app, each.intent) for each in said if isinstance(each, Outcome)}
         # Else it has ended in silence, or enough was sent at once and it is decided right after.
         left = {(held.app, held.id) for held in state.held if held.wake != step.now + 1}
-        for name in (step.released - again) & left:
+        for name in (self._held.released - again) & left:
             self._complain("windows", "not decided again when she wrote", name)
 
     def end(self) -> list[str]:
@@ -159,14 +143,12 @@ class TalkRules:
         for key, customer in self._customers.items():
             for place, wait in customer.waits.items():
                 left = list(_steps(self._step.policy, place))
-                if wait.version == self._version and len(wait.given) < len(left):
+                if wait.version == self._step.version and len(wait.given) < len(left):
                     self.broken.append(f"reminders: forgotten: {key} at {place}: {wait}")
         return self.broken
 
     def _complain(self, promise: str, kind: str, about: object) -> None:
-        step = self._step
-        what = "woken" if step.item is None else type(step.item).__name__
-        self.broken.append(f"{promise}: {kind}: {step.key} {what} {rfc3339(step.now)}: {about}")
+        self.broken.append(f"{promise}: {kind}: {self._step}: {about}")
 
     # ---- windows -------------------------------------------------------------------------------
 
@@ -206,7 +188,7 @@ class TalkRules:
         it is now, after a command that may have set owner or address."""
         step = self._step
         rules = {rule.name: rule for rule in step.policy.windows or ()}
-        ways = step.ways.get((outcome.app, outcome.intent), ())
+        ways = self._held.ways.get((outcome.app, outcome.intent), ())
         for block in outcome.rules or ():
             rule = rules.get(block.rule)
             if rule is None or block.kind != "window":
@@ -234,7 +216,7 @@ class TalkRules:
                 if not _asked(step.policy, rule, held.category, message.channel, held.app):
                     continue
                 if timeless or _closed(customer, rule, place, held.wake):
-                    step.released.add((held.app, held.id))
+                    self._held.released.add((held.app, held.id))
 
     # ---- reminders -------------------------------------------------------------------------------
 
@@ -344,7 +326,7 @@ class TalkRules:
         if found != expected:
             self._complain("words", "other alerts", f"{found}, not {expected}")
         for each in said:
-            if isinstance(each, Delivery) and (each.app, each.intent) not in step.waiting:
+            if isinstance(each, Delivery) and (each.app, each.intent) not in self._held.waiting:
                 for name in _forbidden(rules.values(), each):
                     self._complain("words", f"{name} sent", each.id)
 

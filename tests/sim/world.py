@@ -25,8 +25,9 @@ from hub.policy.policy import Policy
 from hub.policy.state import unpack_wake
 from tests.sim.device_rules import DeviceRules
 from tests.sim.drawing import GATEWAY, Publication
-from tests.sim.recording import Recorder, StepRules
+from tests.sim.recording import Recorder
 from tests.sim.scenario import Scenario, Trouble
+from tests.sim.step_rules import StepRules
 from tests.sim.supervised import (
     IDLE_S,
     SupervisedHost,
