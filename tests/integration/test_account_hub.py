@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import nats
 import pytest
 
-from tests.support.hub import Hub, tact, within
+from tests.support.hub import Hub, free_port, tact, within
 from tests.support.programs import SmsProgram
 
 pytestmark = [pytest.mark.nats, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -94,9 +93,7 @@ def web(directory: Path) -> Iterator[SmsProgram]:
 
 @pytest.fixture(scope="module")
 def hub(directory: Path, smsc: SmsProgram, web: SmsProgram) -> Iterator[Hub]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     text = ACCOUNTS.format(smsc=smsc.port, web=web.port, http=port)
     (directory / "accounts.toml").write_text(text)
     os.environ["SMSC_PASSWORD"] = "secret"

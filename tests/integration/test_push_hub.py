@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from hub.clock import SystemClock
 from hub.contract.times import rfc3339
 from hub.contract.types import Inbound, Receipt
 from hub.ledger.audit import Streams
-from hub.limits import AUDIT_MESSAGES
 from hub.policy.document import parse_policy
 from tests.support.applications import (
     Application,
@@ -36,13 +34,14 @@ from tests.support.applications import (
     read,
     until,
 )
-from tests.support.hub import Hub, tact, within
+from tests.support.hub import Hub, free_port, tact, within
 from tests.support.peers import missing
 from tests.support.programs import SmsProgram, WecomProgram
 from tests.support.push_apns import pem_key
 from tests.support.push_fcm import key_file
 from tests.support.push_hub import PushServices, posted
 from tests.support.push_webhook import OTHER_SECRET, SECRET
+from tests.support.wecom_hub import running_hub, write_policy
 
 pytestmark = [pytest.mark.nats, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -74,18 +73,7 @@ on = "next"
 [push]
 devices = 4
 """
-WECOM_AND_SMS = """
-[[accounts]]
-name = "office"
-channel = "wecom"
-provider = "wecom-app"
-[accounts.wecom]
-base_url = "{wecom}"
-corp_id = "{corp}"
-agent_id = {agent}
-secret = {{ env = "WECOM_SECRET" }}
-callback_token = {{ env = "WECOM_TOKEN" }}
-callback_key = {{ env = "WECOM_KEY" }}
+DESK = """
 [[accounts]]
 name = "wecom"
 channel = "wecom"
@@ -93,16 +81,6 @@ provider = "wecom-kf"
 [accounts.wecom]
 app = "office"
 open_kfid = "wk000001"
-[[accounts]]
-name = "sms"
-channel = "sms"
-provider = "smpp"
-[accounts.limits]
-[accounts.smpp]
-host = "127.0.0.1"
-port = {smsc}
-system_id = "tact"
-password = {{ env = "SMSC_PASSWORD" }}
 """
 IPHONE = "a1" * 32
 
@@ -110,8 +88,7 @@ IPHONE = "a1" * 32
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("hub")
-    (directory / "policy.toml").write_text(POLICY)
-    (directory / "tact.toml").write_text(f"[limits]\nreplay_messages = {AUDIT_MESSAGES}\n")
+    write_policy(directory, POLICY)
     return directory
 
 
@@ -131,10 +108,7 @@ def wecom(directory: Path) -> Iterator[WecomProgram]:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        found: int = free.getsockname()[1]
-        return found
+    return free_port()
 
 
 @pytest.fixture(scope="module")
@@ -149,26 +123,8 @@ def services(directory: Path, port: int) -> Iterator[PushServices]:
 def hub(
     directory: Path, port: int, services: PushServices, smsc: SmsProgram, wecom: WecomProgram
 ) -> Iterator[Hub]:
-    app = wecom.corp["apps"][0]
-    other = WECOM_AND_SMS.format(
-        wecom=wecom.url, corp=wecom.corp["corp_id"], agent=app["agent_id"], smsc=smsc.port
-    )
-    (directory / "accounts.toml").write_text("version = 1\n" + services.accounts() + other)
-    os.environ |= {
-        "SMSC_PASSWORD": "secret",
-        "WECOM_SECRET": app["secret"],
-        "WECOM_TOKEN": app["callback_token"],
-        "WECOM_KEY": app["callback_key"],
-    }
-    files = ["--config", "tact.toml", "--policy", "policy.toml", "--accounts", "accounts.toml"]
-    hub = Hub(directory, [*files, "--http-port", str(port)])
-    try:
-        hub.start()
-        url = f"http://127.0.0.1:{port}/v1/callbacks/office"
-        assert wecom.do("callback-url", url=url, verify=True) == {"verified": True}
+    with running_hub(directory, port, wecom, smsc, services.accounts() + DESK) as hub:
         yield hub
-    finally:
-        hub.stop(signal.SIGKILL)
 
 
 async def has(app: Application, hub: Hub, customer: str, *addresses: str) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +22,11 @@ from hub.checkers.wecom import check_wecom
 from hub.checkers.wecom_records import WecomHistory
 from hub.clock import SystemClock
 from hub.ledger.audit import Streams
-from hub.limits import AUDIT_MESSAGES
 from hub.policy.document import parse_policy
 from tests.support.applications import application, conversation, owner_of, read, until
-from tests.support.hub import TACT, Hub, within
+from tests.support.hub import TACT, Hub, free_port, within
 from tests.support.programs import SmsProgram, WecomProgram
+from tests.support.wecom_hub import running_hub, write_policy
 
 pytestmark = [pytest.mark.nats, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -87,18 +86,6 @@ channels = ["wecom"]
 keep = "1d"
 """
 ACCOUNTS = """
-version = 1
-[[accounts]]
-name = "office"
-channel = "wecom"
-provider = "wecom-app"
-[accounts.wecom]
-base_url = "{wecom}"
-corp_id = "{corp}"
-agent_id = {agent}
-secret = {{ env = "WECOM_SECRET" }}
-callback_token = {{ env = "WECOM_TOKEN" }}
-callback_key = {{ env = "WECOM_KEY" }}
 [[accounts]]
 name = "desk"
 channel = "wecom"
@@ -114,16 +101,6 @@ provider = "wecom-member"
 app = "office"
 userid = "m1"
 collect = "0s"
-[[accounts]]
-name = "sms"
-channel = "sms"
-provider = "smpp"
-[accounts.limits]
-[accounts.smpp]
-host = "127.0.0.1"
-port = {smsc}
-system_id = "tact"
-password = {{ env = "SMSC_PASSWORD" }}
 """
 OURS = {"1000002": "office", "wk000001": "desk", "m1": "mary"}
 
@@ -131,8 +108,7 @@ OURS = {"1000002": "office", "wk000001": "desk", "m1": "mary"}
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("hub")
-    (directory / "policy.toml").write_text(POLICY)
-    (directory / "tact.toml").write_text(f"[limits]\nreplay_messages = {AUDIT_MESSAGES}\n")
+    write_policy(directory, POLICY)
     return directory
 
 
@@ -153,30 +129,8 @@ def wecom(directory: Path) -> Iterator[WecomProgram]:
 
 @pytest.fixture(scope="module")
 def hub(directory: Path, smsc: SmsProgram, wecom: WecomProgram) -> Iterator[Hub]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    app = wecom.corp["apps"][0]
-    text = ACCOUNTS.format(
-        wecom=wecom.url, corp=wecom.corp["corp_id"], agent=app["agent_id"], smsc=smsc.port
-    )
-    (directory / "accounts.toml").write_text(text)
-    os.environ |= {
-        "SMSC_PASSWORD": "secret",
-        "WECOM_SECRET": app["secret"],
-        "WECOM_TOKEN": app["callback_token"],
-        "WECOM_KEY": app["callback_key"],
-    }
-    files = ["--config", "tact.toml", "--policy", "policy.toml", "--accounts", "accounts.toml"]
-    options = [*files, "--http-port", str(port)]
-    hub = Hub(directory, options)
-    try:
-        hub.start()
-        url = f"http://127.0.0.1:{port}/v1/callbacks/office"
-        assert wecom.do("callback-url", url=url, verify=True) == {"verified": True}
+    with running_hub(directory, free_port(), wecom, smsc, ACCOUNTS) as hub:
         yield hub
-    finally:
-        hub.stop(signal.SIGKILL)
 
 
 async def test_a_customer_is_answered_taken_over_and_written_to_when_that_is_over(

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from hub.ledger.jetstream import JetStreamLedger
 from hub.ledger.port import LOG_VERSION, Entry, LogRecord, PartitionImage
 from hub.ledger.reading import read_subject
 from hub.ledger.streams import LEDGER, StreamSizes
+from tests.support.hub import free_port
 
 SERVER = shutil.which("nats-server") or str(Path(sys.executable).with_name("nats-server"))
 
@@ -35,7 +35,7 @@ class NatsServer:
         self, directory: Path, *, jetstream: bool = True, sync: str = "always", extra: str = ""
     ) -> None:
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self._process: asyncio.subprocess.Process | None = None
         store = (
@@ -115,12 +115,6 @@ async def eventually(condition: Callable[[], object], within_s: float = 10.0) ->
             return
         assert loop.time() < end, f"not within {within_s} s: {condition}"
         await asyncio.sleep(0.01)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Wire:
@@ -262,7 +256,7 @@ async def last_sequence(connection: Connection, stream: str) -> int:
 @contextlib.asynccontextmanager
 async def nats_cluster(directory: Path) -> AsyncIterator[list[NatsServer]]:
     """Three started servers of one cluster with a meta leader, ended by their pids afterwards."""
-    routes = [_free_port() for _ in range(3)]
+    routes = [free_port() for _ in range(3)]
     urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
     servers = []
     for index, port in enumerate(routes):
