@@ -34,6 +34,7 @@ from channels.push.fake.fcm_shape import Message, Wrong, request_of
 from channels.push.fake.fcm_trouble import Fault, Faults, page, silent
 from channels.sms.fake import command
 from channels.sms.fake.faults import Plan, Recorder
+from channels.sms.fake.server import FakeServer
 from channels.wecom.fake.timers import MovableClock
 from hub.clock import Clock
 
@@ -82,8 +83,9 @@ class Seen(Struct, frozen=True):
         return f"Seen({self.id!r})"
 
 
-class FakeFcm:
-    """The server. `await start()`, then `url` and `key_file()`; `await stop()`."""
+class FakeFcm(FakeServer):
+    """FCM. Once it has started, `key_file()` gives access. Counts `requests`, `taken`, `tokens`,
+    `unauthenticated`, and each error by its name."""
 
     def __init__(
         self,
@@ -95,44 +97,27 @@ class FakeFcm:
         clock: Clock | None = None,
         key: RSAPrivateKey | None = None,
     ) -> None:
+        super().__init__(plan or Plan(seed), recorder)
         self.settings = settings or Settings()
-        self.plan = plan or Plan(seed)
         self.clock = MovableClock(clock)
-        self.recorder = recorder or Recorder()
         self.grants = Grants(self.settings.project, self.clock, self.settings.token_life_s, key)
-        self.url, self.port = "", 0
-        self.counts: dict[str, int] = {}
-        """How often each thing has happened: `requests`, `taken`, `tokens`, `unauthenticated`, and
-        each error by its name."""
         self.seen: deque[Seen] = deque(maxlen=SEEN)
         self.devices: dict[str, deque[str]] = {}
         """The ids that each device was given last."""
         self.received: dict[str, int] = {}
         """How many messages each device was given."""
         self._gone: set[str] = set()
-        self.faults = Faults(self.clock, random.Random(seed), self._count)
+        self.faults = Faults(self.clock, random.Random(seed), self.count)
         self._minute = 0
         self._this_minute: dict[str, int] = {}
         self._send_path = f"/v1/projects/{self.settings.project}/messages:send"
-        self._runner: web.ServerRunner | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the URL. Raises OSError when the port is taken."""
         server = web.Server(self._handle, access_log=None)  # no router: it has to be fast
-        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        self.port = self._runner.addresses[0][1]
-        self.url = f"http://{host}:{self.port}"
-        self.grants.url = f"{self.url}/token"
-        self.recorder.start()
-        return self.url
-
-    async def stop(self) -> None:
-        """End."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self.recorder.close()
+        url = await self._listen(server, host, port)
+        self.grants.url = f"{url}/token"
+        return url
 
     def key_file(self) -> str:
         """The JSON of the service account's key file; its `token_uri` is known once it listens."""
@@ -152,26 +137,26 @@ class FakeFcm:
         return error_of(KINDS["NOT_FOUND"]) if "/messages:send" in request.path else page(404)
 
     async def _token(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
-        self._count("tokens")
+        self.count("tokens")
         if (fault := self.faults.of("token")) is not None:
             return await self.faults.meet(request, fault)
         return self.grants.answer(body)
 
     async def _send(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._count("requests")
+        self.count("requests")
         body = await request.read()
         fault = self.faults.of("send")
         if fault is not None and not fault.taken:
             return await self.faults.meet(request, fault)
         if not self.grants.is_good(request.headers.get("authorization", "")):
-            self._count("unauthenticated")
+            self.count("unauthenticated")
             return error_of(KINDS["UNAUTHENTICATED"])
         if len(body) > BODY_BYTES:
             return wrong("", "Request payload size exceeds the limit")
         try:
             asked = request_of(body)
         except Wrong as error:
-            self._count("INVALID_ARGUMENT")
+            self.count("INVALID_ARGUMENT")
             return wrong(error.facts["field"], error.message)
         message, at_ms = asked.message, self.clock.now_ms()
         token = message.token if message.token is not UNSET else ""
@@ -214,7 +199,7 @@ class FakeFcm:
     def _take(
         self, token: str, message: Message, at_ms: int, only: bool, fate: str
     ) -> web.Response:
-        number = self._count("validated" if only else "taken")
+        number = self.count("validated" if only else "taken")
         id = f"0:{at_ms}{number:06d}%{number:016x}" if not only else "fake_message_id"
         if not only:
             self._remember(token, id)
@@ -241,14 +226,10 @@ class FakeFcm:
         return self._error(code)
 
     def _error(self, code: str) -> web.Response:
-        self._count(code)
+        self.count(code)
         kind = KINDS[code]
         after_s = self.settings.retry_after_s or None
         return error_of(kind, after_s if kind.http in (429, 503) else None)
-
-    def _count(self, what: str) -> int:
-        self.counts[what] = self.counts.get(what, 0) + 1
-        return self.counts[what]
 
     def unregister(self, token: str) -> None:
         """The app was removed from this device."""

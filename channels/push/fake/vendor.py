@@ -18,6 +18,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.server import FakeServer
 from hub.clock import Clock, SystemClock
 
 BODY_BYTES: Final = 64 * 1024
@@ -48,42 +49,23 @@ class Line(Struct, forbid_unknown_fields=True, omit_defaults=True):
     expire: bool = False
 
 
-class VendorFake(ABC):
-    """A gateway's server on a port of its own."""
+class VendorFake(FakeServer, ABC):
+    """A gateway: counts `requests`, `taken`, `repeats`, …"""
 
     def __init__(self, plan: Plan | None, recorder: Recorder | None, clock: Clock | None) -> None:
-        self.plan = plan or Plan()
-        self.recorder = recorder or Recorder()
+        super().__init__(plan, recorder)
         self.clock = clock or SystemClock()
-        self.counts: dict[str, int] = {}
-        """How often each thing has happened: `requests`, `taken`, `repeats`, …"""
         self.seen: deque[Seen] = deque(maxlen=SEEN)
         self.dead: set[str] = set()
         """Devices that are no more."""
         self.next: deque[tuple[int, bytes, dict[str, str]]] = deque()
         """Status, body and headers that the next requests are answered with, whatever they are."""
-        self.url, self.port = "", 0
-        self._runner: web.AppRunner | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the URL."""
         app = web.Application(client_max_size=BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        self.port = self._runner.addresses[0][1]
-        self.url = f"http://{host}:{self.port}"
-        self.recorder.start()
-        return self.url
-
-    async def stop(self) -> None:
-        """End, with all connections."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self.recorder.close()
+        return await self._listen(app, host, port)
 
     async def hear(self, line: bytes) -> None:
         """A line of standard input. Raises MsgspecError."""
@@ -101,11 +83,6 @@ class VendorFake(ABC):
     @abstractmethod
     async def answer(self, request: web.Request, body: dict[str, Any]) -> web.Response | None:
         """What a request is answered with; None: nothing, and the connection is cut."""
-
-    def count(self, what: str) -> int:
-        """Add one to `counts`; gives the sum."""
-        self.counts[what] = self.counts.get(what, 0) + 1
-        return self.counts[what]
 
     def take(self, to: str, id: str, body: dict[str, Any], fate: Fate) -> None:
         """Remember a push."""

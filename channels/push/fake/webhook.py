@@ -42,6 +42,7 @@ from msgspec import Struct
 from channels.sms.fake import command
 from channels.sms.fake.command import Said
 from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.server import FakeServer
 from hub.clock import Clock, SystemClock
 from hub.contract.times import rfc3339
 
@@ -111,8 +112,8 @@ class _Delivery(Struct):
 _DELIVERY = msgspec.json.Decoder(_Delivery)
 
 
-class FakeWebhook:
-    """The system."""
+class FakeWebhook(FakeServer):
+    """The system. Counts `requests`, `refused` (by signature), `taken`, `repeated`, `called`, …"""
 
     def __init__(
         self,
@@ -128,15 +129,11 @@ class FakeWebhook:
     ) -> None:
         """One of `secrets` must have signed; the first signs what is posted to the hub. `read`: the
         share of deliveries that are reported as read."""
+        super().__init__(plan, recorder)
         self.callback_url = callback_url
-        self.plan = plan or Plan()
-        self.recorder = recorder or Recorder()
-        self.counts: dict[str, int] = {}
-        """`requests`, `refused` (by signature), `taken`, `repeated`, `called`, …"""
         self.seen: OrderedDict[str, Seen] = OrderedDict()
         self.kept: deque[bytes] = deque(maxlen=KEPT)
         self.trouble = Trouble("normal")
-        self.url, self.port = "", 0
         self._secrets = [base64.b64decode(one.removeprefix("whsec_")) for one in secrets]
         self._public: Ed25519PublicKey | None = None
         if public_key:
@@ -147,7 +144,6 @@ class FakeWebhook:
         self.read = read
         self._born = f"evt_{self._clock.now_ms()}"
         """Before the number of an event: none of an earlier run is repeated."""
-        self._runner: web.ServerRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._waiting: deque[dict[str, Any]] = deque()
@@ -156,13 +152,8 @@ class FakeWebhook:
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the URL."""
         server = web.Server(self._handle, access_log=None, handler_cancellation=True)
-        self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        self.url = await self._listen(server, host, port) + "/push"
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S))
-        self.port = self._runner.addresses[0][1]
-        self.url = f"http://{host}:{self.port}/push"
-        self.recorder.start()
         return self.url
 
     async def stop(self) -> None:
@@ -173,9 +164,7 @@ class FakeWebhook:
             await asyncio.wait(self._tasks)
         if self._session is not None:
             await self._session.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self.recorder.close()
+        await super().stop()
 
     async def hear(self, line: bytes) -> None:
         """A line of standard input. Raises MsgspecError."""
@@ -186,11 +175,6 @@ class FakeWebhook:
             self.trouble = said.answer
         if said.mo is not None:
             await self.customer_writes(said.mo.sender, said.mo.text)
-
-    def count(self, what: str, by: int = 1) -> int:
-        """Add to `counts`; gives the sum."""
-        self.counts[what] = self.counts.get(what, 0) + by
-        return self.counts[what]
 
     # ---- being posted to -----------------------------------------------------------------------
 

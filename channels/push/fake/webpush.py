@@ -41,6 +41,7 @@ from msgspec import Struct, field
 
 from channels.sms.fake import command
 from channels.sms.fake.faults import Plan, Recorder
+from channels.sms.fake.server import FakeServer
 from hub.clock import Clock, SystemClock
 from hub.errors import InputError
 
@@ -102,8 +103,9 @@ class Refusal(Exception):
         self.reason = reason
 
 
-class FakeWebPush:
-    """A push service on a port of its own."""
+class FakeWebPush(FakeServer):
+    """A push service. Counts `requests`, `taken`, `replaced`, `expired`, `undecipherable`, and
+    answers by status."""
 
     def __init__(
         self,
@@ -113,18 +115,13 @@ class FakeWebPush:
         recorder: Recorder | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.plan = plan or Plan()
-        self.recorder = recorder or Recorder()
+        super().__init__(plan, recorder)
         self.retry_after = retry_after
         """`Retry-After` of what is throttled or busy; "" for none."""
         self.status = 0
         """If set, all pushes are answered with it."""
-        self.counts: dict[str, int] = {}
-        """`requests`, `taken`, `replaced`, `expired`, `undecipherable`, and answers by status."""
-        self.url, self.port = "", 0
         self._clock = clock or SystemClock()
         self._browsers: OrderedDict[str, Browser] = OrderedDict()
-        self._runner: web.AppRunner | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the URL."""
@@ -133,19 +130,7 @@ class FakeWebPush:
         app.router.add_post("/push/{id}", self._push)
         app.router.add_post("/browser/{id}/{what:away|back|gone}", self._change)
         app.router.add_get("/browser/{id}", self._read)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        self.port = self._runner.addresses[0][1]
-        self.url = f"http://{host}:{self.port}"
-        self.recorder.start()
-        return self.url
-
-    async def stop(self) -> None:
-        """End; what was under way is cut."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self.recorder.close()
+        return await self._listen(app, host, port)
 
     async def hear(self, line: bytes) -> None:
         """A line of standard input. Raises MsgspecError, InputError."""
@@ -184,11 +169,6 @@ class FakeWebPush:
         if found is None:
             raise InputError("no such browser")
         return found
-
-    def count(self, what: str) -> int:
-        """Add one to `counts`; gives the sum."""
-        self.counts[what] = self.counts.get(what, 0) + 1
-        return self.counts[what]
 
     # ---- requests ----------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from yarl import URL
 from channels.sms.fake import command
 from channels.sms.fake.command import Line, Said
 from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.server import FakeServer
 
 SEEN: Final = 10_000
 """Messages kept for whoever asks, newest last."""
@@ -49,19 +50,15 @@ class Seen(Struct, frozen=True):
     fields: dict[str, str]
 
 
-class HttpFake(ABC):
-    """A provider's server on a port of its own, and the callbacks that it makes."""
+class HttpFake(FakeServer, ABC):
+    """A provider's server, and the callbacks that it makes. Counts `requests`, `taken`, `called`,
+    `mo`."""
 
     def __init__(self, plan: Plan | None, recorder: Recorder | None, repeat_s: float) -> None:
-        self.plan = plan or Plan()
-        self.recorder = recorder or Recorder()
+        super().__init__(plan, recorder)
         self.repeat_s = repeat_s
         """Between two tries of a callback."""
         self.seen: deque[Seen] = deque(maxlen=SEEN)
-        self.counts: dict[str, int] = {}
-        """How often each thing has happened: `requests`, `taken`, `called`, `mo`."""
-        self.url, self.port = "", 0
-        self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -69,17 +66,9 @@ class HttpFake(ABC):
         """Listen; gives the URL."""
         app = web.Application(client_max_size=BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
+        url = await self._listen(app, host, port)
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S))
-        self.port = self._runner.addresses[0][1]
-        self.url = f"http://{host}:{self.port}"
-        self.recorder.start()
-        return self.url
+        return url
 
     async def stop(self) -> None:
         """End, with all callbacks."""
@@ -89,9 +78,7 @@ class HttpFake(ABC):
             await asyncio.wait(self._tasks)
         if self._session is not None:
             await self._session.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self.recorder.close()
+        await super().stop()
 
     @abstractmethod
     async def answer(self, path: str, fields: dict[str, str], method: str) -> web.Response | None:
@@ -117,11 +104,6 @@ class HttpFake(ABC):
                 request.transport.abort()
             return web.Response(status=500)
         return response
-
-    def count(self, what: str) -> int:
-        """Add one to `counts`; gives the sum."""
-        self.counts[what] = self.counts.get(what, 0) + 1
-        return self.counts[what]
 
     def took(self, to: str, fields: dict[str, str]) -> None:
         """Remember a message that is taken."""

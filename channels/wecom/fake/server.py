@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.server import FakeServer
 from channels.wecom.fake.areas import Areas
 from channels.wecom.fake.control import Controls
 from channels.wecom.fake.limits import Gate, Window
@@ -51,8 +52,8 @@ _NEEDS: Final = {"kf": "kf", "externalcontact": "contact", "appchat": "appchat"}
 UPLOAD: Final = "media/upload"
 
 
-class FakeWecom:
-    """The server. `await start()`, then `url`; `await stop()`."""
+class FakeWecom(FakeServer):
+    """WeCom."""
 
     def __init__(
         self,
@@ -64,16 +65,13 @@ class FakeWecom:
         recorder: Recorder | None = None,
         clock: Clock | None = None,
     ) -> None:
+        super().__init__(plan or Plan(seed), recorder)
         self.scene = scene or made_up(Size())
         self.settings = settings or Settings()
-        self.plan = plan or Plan(seed)
         self.clock = MovableClock(clock)
         self.troubles = Troubles()
-        self.url, self.port = "", 0
-        self._recorder = recorder or Recorder()
-        self.world = World(self.scene, self.settings, seed, self.clock, self._recorder)
+        self.world = World(self.scene, self.settings, seed, self.clock, self.recorder)
         self.counts = self.world.book.counts
-        """How often each thing has happened."""
         self._tokens = Tokens(self.world)
         self._media = Media(self.world)
         self._areas = Areas(self.world, self.scene, self._media)
@@ -82,21 +80,13 @@ class FakeWecom:
         """What it answers."""
         self._controls = Controls(self.world, self._areas, self._tokens, self.troubles)
         self._rates: dict[tuple[str, str], Gate] = {}
-        self._runner: web.AppRunner | None = None
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Listen; gives the URL. Raises OSError when the port is taken."""
         app = web.Application(client_max_size=BODY_BYTES)
         app.router.add_route("*", "/cgi-bin/{api:.*}", self._handle)
         app.router.add_route("*", "/fake/{name:.*}", self._controls.handle)
-        self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        self.port = self._runner.addresses[0][1]
-        self.url = f"http://{host}:{self.port}"
-        self._recorder.start()
+        await self._listen(app, host, port)
         self.world.timers.start()
         self._controls.start()
         return self.url
@@ -105,9 +95,7 @@ class FakeWecom:
         """End, with all callbacks."""
         self.world.timers.stop()
         await self._controls.stop()
-        if self._runner is not None:
-            await self._runner.cleanup()
-        self._recorder.close()
+        await super().stop()
 
     async def hear(self, line: bytes) -> None:
         """A line of standard input: `{"do": "customer-writes", …}`. Raises MsgspecError,
