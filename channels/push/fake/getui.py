@@ -24,6 +24,7 @@ from aiohttp import web
 from channels.push.fake.vendor import REMEMBERED, VendorFake, said
 from channels.sms.fake import command
 from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.server import run_server
 from hub.clock import Clock
 
 SKEW_MS: Final = 5 * 60_000
@@ -177,8 +178,8 @@ def _too_many(times: deque[int], now: int, most: int) -> bool:
     return False
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
-    fake = FakeGetui(
+def _fake(arguments: argparse.Namespace) -> FakeGetui:
+    return FakeGetui(
         app_id=arguments.app_id,
         app_key=arguments.app_key,
         master_secret=arguments.master_secret,
@@ -187,8 +188,6 @@ async def _serve(arguments: argparse.Namespace) -> None:
         token_ms=int(arguments.token_s * 1_000),
         a_minute=arguments.a_minute,
     )
-    url = await fake.start(arguments.host, arguments.port)
-    await command.serve(fake, {"port": fake.port, "url": url})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -199,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--master-secret", default="secret")
     parser.add_argument("--token-s", type=float, default=TOKEN_MS / 1_000, help="life of a token")
     parser.add_argument("--a-minute", type=int, default=0, help="pushes taken; 0: any number")
-    command.run(_serve(parser.parse_args(argv)))
+    run_server(_fake, parser, argv)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from aiohttp import web
 from channels.push.fake.vendor import REMEMBERED, VendorFake, said
 from channels.sms.fake import command
 from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.server import run_server
 from hub.clock import Clock
 
 A_MINUTE: Final = 600
@@ -172,8 +173,8 @@ def _error(status: int, code: int, message: str) -> web.Response:
     return said(status, {"error": {"code": code, "message": message}})
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
-    fake = FakeJpush(
+def _fake(arguments: argparse.Namespace) -> FakeJpush:
+    return FakeJpush(
         app_key=arguments.app_key,
         master_secret=arguments.master_secret,
         plan=command.plan_of(arguments),
@@ -181,8 +182,6 @@ async def _serve(arguments: argparse.Namespace) -> None:
         a_minute=arguments.a_minute,
         vip=arguments.vip,
     )
-    url = await fake.start(arguments.host, arguments.port)
-    await command.serve(fake, {"port": fake.port, "url": url})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -192,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--master-secret", default="secret")
     parser.add_argument("--a-minute", type=int, default=A_MINUTE, help="calls that are taken")
     parser.add_argument("--vip", action="store_true", help="1,000 ids at once instead of 10")
-    command.run(_serve(parser.parse_args(argv)))
+    run_server(_fake, parser, argv)
 
 
 if __name__ == "__main__":

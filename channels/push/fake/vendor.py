@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from typing import Any, Final
 
@@ -49,7 +49,7 @@ class Line(Struct, forbid_unknown_fields=True, omit_defaults=True):
     expire: bool = False
 
 
-class VendorFake(FakeServer, ABC):
+class VendorFake(FakeServer):
     """A gateway: counts `requests`, `taken`, `repeats`, …"""
 
     def __init__(self, plan: Plan | None, recorder: Recorder | None, clock: Clock | None) -> None:

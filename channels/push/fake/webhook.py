@@ -42,7 +42,7 @@ from msgspec import Struct
 from channels.sms.fake import command
 from channels.sms.fake.command import Said
 from channels.sms.fake.faults import Fate, Plan, Recorder
-from channels.sms.fake.server import FakeServer
+from channels.sms.fake.server import FakeServer, run_server
 from hub.clock import Clock, SystemClock
 from hub.contract.times import rfc3339
 
@@ -391,9 +391,9 @@ async def _given_up() -> None:
     await asyncio.Event().wait()
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
+def _fake(arguments: argparse.Namespace) -> FakeWebhook:
     secrets = [one for one in (arguments.secret, arguments.old_secret) if one]
-    fake = FakeWebhook(
+    return FakeWebhook(
         secrets=secrets,
         public_key=arguments.public_key,
         callback_url=arguments.callback_url,
@@ -402,8 +402,6 @@ async def _serve(arguments: argparse.Namespace) -> None:
         repeat_s=arguments.repeat_s,
         read=arguments.read,
     )
-    url = await fake.start(arguments.host, arguments.port)
-    await command.serve(fake, {"port": fake.port, "url": url})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -415,7 +413,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--callback-url", default="", help="the hub's: receipts and messages")
     parser.add_argument("--repeat-s", type=float, default=1.0, help="before it is called again")
     parser.add_argument("--read", type=float, default=0.0, help="share that is reported as read")
-    command.run(_serve(parser.parse_args(argv)))
+    run_server(_fake, parser, argv)
 
 
 if __name__ == "__main__":

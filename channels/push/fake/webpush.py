@@ -41,7 +41,7 @@ from msgspec import Struct, field
 
 from channels.sms.fake import command
 from channels.sms.fake.faults import Plan, Recorder
-from channels.sms.fake.server import FakeServer
+from channels.sms.fake.server import FakeServer, run_server
 from hub.clock import Clock, SystemClock
 from hub.errors import InputError
 
@@ -311,21 +311,19 @@ def _bytes(text: str) -> bytes:
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
-    fake = FakeWebPush(
+def _fake(arguments: argparse.Namespace) -> FakeWebPush:
+    return FakeWebPush(
         retry_after=arguments.retry_after,
         plan=command.plan_of(arguments),
         recorder=Recorder(arguments.record),
     )
-    url = await fake.start(arguments.host, arguments.port)
-    await command.serve(fake, {"port": fake.port, "url": url})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = command.parser("webpush", "A push service and its browsers.")
     parser.add_argument("--retry-after", default="", help="seconds, of 429 and 503; none without")
-    command.run(_serve(parser.parse_args(argv)))
+    run_server(_fake, parser, argv)
 
 
 if __name__ == "__main__":

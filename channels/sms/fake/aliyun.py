@@ -22,6 +22,7 @@ from aiohttp import web
 
 from channels.sms.fake import command
 from channels.sms.fake.faults import Fate, Plan, Recorder
+from channels.sms.fake.server import run_server
 from channels.sms.fake.urlgateway import HttpFake
 from channels.sms.web.signing import signature, string_to_sign
 from hub.clock import Clock, SystemClock
@@ -153,16 +154,14 @@ def _said(status: int, code: str, message: str, **more: str) -> web.Response:
     return web.json_response({**body, **more}, status=status)
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
-    fake = FakeAliyun(
+def _fake(arguments: argparse.Namespace) -> FakeAliyun:
+    return FakeAliyun(
         key_id=arguments.key_id,
         secret=arguments.secret,
         report_url=arguments.report_url,
         plan=command.plan_of(arguments),
         recorder=Recorder(arguments.record),
     )
-    url = await fake.start(arguments.host, arguments.port)
-    await command.serve(fake, {"port": fake.port, "url": url})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -171,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--key-id", default="testId")
     parser.add_argument("--secret", default="testSecret")
     parser.add_argument("--report-url", default="", help="where receipts are pushed to")
-    command.run(_serve(parser.parse_args(argv)))
+    run_server(_fake, parser, argv)
 
 
 if __name__ == "__main__":

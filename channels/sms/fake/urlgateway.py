@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -27,7 +27,7 @@ from yarl import URL
 from channels.sms.fake import command
 from channels.sms.fake.command import Line, Said
 from channels.sms.fake.faults import Fate, Plan, Recorder
-from channels.sms.fake.server import FakeServer
+from channels.sms.fake.server import FakeServer, run_server
 
 SEEN: Final = 10_000
 """Messages kept for whoever asks, newest last."""
@@ -50,7 +50,7 @@ class Seen(Struct, frozen=True):
     fields: dict[str, str]
 
 
-class HttpFake(FakeServer, ABC):
+class HttpFake(FakeServer):
     """A provider's server, and the callbacks that it makes. Counts `requests`, `taken`, `called`,
     `mo`."""
 
@@ -223,16 +223,14 @@ class FakeUrlGateway(HttpFake):
         return await self.call(url) if url else 0
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
-    fake = FakeUrlGateway(
+def _fake(arguments: argparse.Namespace) -> FakeUrlGateway:
+    return FakeUrlGateway(
         user=arguments.user,
         password=arguments.password,
         inbound_url=arguments.inbound_url,
         plan=command.plan_of(arguments),
         recorder=Recorder(arguments.record),
     )
-    url = await fake.start(arguments.host, arguments.port)
-    await command.serve(fake, {"port": fake.port, "url": url})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -241,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--user", default="tact")
     parser.add_argument("--password", default="secret")
     parser.add_argument("--inbound-url", default="", help="called with a customer's message")
-    command.run(_serve(parser.parse_args(argv)))
+    run_server(_fake, parser, argv)
 
 
 if __name__ == "__main__":
