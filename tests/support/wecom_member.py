@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -388,6 +388,27 @@ class Scene:
 
     async def until_over(self, hours: float = 100) -> None:
         await until(lambda: self.account.over, self.loop, hours)
+
+    def kill_at(self, steps: Iterable[int]) -> None:
+        """Kill the host after so many steps from now, the next one after so many of its own, …"""
+        left = [*steps]
+
+        def step(what: str) -> None:
+            if left:
+                left[0] -= 1
+                if left[0] <= 0:
+                    left.pop(0)
+                    self.host.process.kill()
+
+        self.wecom.step = self.host.step = step
+
+    async def until_over_by_owners(self) -> None:
+        """As `until_over`; whoever is killed has a successor, with the same steps to count."""
+        while True:
+            await until(lambda: self.account.over or not self.host.process.alive, self.loop)
+            if self.account.over:
+                return
+            self.own().step = self.wecom.step
 
     def words(self) -> dict[str, tuple[str, Any, str]]:
         """The last word on each delivery."""

@@ -273,23 +273,10 @@ def killed_at(steps: list[int], content: dict[str, Any]) -> Scene:
     """The host is killed after so many steps, and the next one after so many of its own, …"""
 
     async def play(s: Scene) -> None:
-        left = [*steps]
-
-        def killing(what: str) -> None:
-            if left:
-                left[0] -= 1
-                if left[0] <= 0:
-                    left.pop(0)
-                    s.host.process.kill()
-
-        s.wecom.step = s.host.step = killing
+        s.kill_at(steps)
         s.host.submit(delivery(1, content))
         s.host.submit(delivery(2, content))
-        while True:
-            await until(lambda: s.account.over or not s.host.process.alive, s.loop)
-            if s.account.over:
-                break
-            s.own().step = killing
+        await s.until_over_by_owners()
 
     return scene(play)
 

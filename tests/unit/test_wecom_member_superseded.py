@@ -347,24 +347,11 @@ def killed_at(steps: list[int], after_s: float) -> Scene:
     its own, …"""
 
     async def play(s: Scene) -> None:
-        left = [*steps]
-
-        def killing(what: str) -> None:
-            if left:
-                left[0] -= 1
-                if left[0] <= 0:
-                    left.pop(0)
-                    s.host.process.kill()
-
         s.host.submit(keyed(1, 1))
         await asyncio.sleep(after_s)
-        s.wecom.step = s.host.step = killing
+        s.kill_at(steps)
         s.host.submit(keyed(2, 1, "newer"))
-        while True:
-            await until(lambda: s.account.over or not s.host.process.alive, s.loop)
-            if s.account.over:
-                break
-            s.own().step = killing
+        await s.until_over_by_owners()
 
     return scene(play)
 
