@@ -116,6 +116,16 @@ class Bench:
             if m.subject in subjects
         ]
 
+    async def die(self) -> None:
+        """The host ends without a word; another one owns everything."""
+        self.loop_task.cancel()
+        for task in asyncio.all_tasks(self.loop):
+            if task is not asyncio.current_task():
+                task.cancel()
+        await asyncio.sleep(5)
+        self.runner = self.host("two")
+        await self.start()
+
     async def stop(self) -> None:
         await self.runner.stop()
         await self.loop_task

@@ -120,16 +120,6 @@ class VendorBench(Bench):
         (said,) = [one for one in self.told() if one.startswith(f"shop:{id}:1 ")]
         return said.partition(" ")[2]
 
-    async def die(self) -> None:
-        """The host ends without a word; another one owns everything."""
-        self.loop_task.cancel()
-        for task in asyncio.all_tasks(self.loop):
-            if task is not asyncio.current_task():
-                task.cancel()
-        await asyncio.sleep(5)
-        self.runner = self.host("two")
-        await self.start()
-
 
 Play = Callable[[VendorBench], Coroutine[Any, Any, None]]
 

@@ -56,16 +56,6 @@ class MemberBench(Bench):
         subject = delivery_subject("wecom", account_partition("m1", PARTITIONS))
         self.streams.store([Entry(subject, msgspec.json.encode(one))])
 
-    async def die(self) -> None:
-        """The host ends without a word; another one owns everything."""
-        self.loop_task.cancel()
-        for task in asyncio.all_tasks(self.loop):
-            if task is not asyncio.current_task():
-                task.cancel()
-        await asyncio.sleep(5)
-        self.runner = self.host("two")
-        await self.start()
-
 
 def scene(play: Any) -> None:
     """Play it in virtual time."""
