@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 
+from channels.provider import Answer
+from channels.sending import Outcome
 from hub.errors import PolicyError, TactError
 from tests.support.tidy import modules
 
@@ -33,6 +35,9 @@ RETRYABLE = {
 EXTRA: dict[str, dict[str, object]] = {
     "PublishFailed": {"results": [7, PolicyError("no", place="x")]},
     "Unsendable": {"failure": "dead_address", "code": "EC_1"},
+    "NotAllowed": {"reason": "private"},
+    "Refused": {"status": 401},
+    "GatewayRefused": {"outcome": Outcome(Answer("retry"))},
     "PduError": {"status": 2},
     "BadLength": {"status": 2},
     "BadBody": {"status": 2, "command": 4},

@@ -9,7 +9,7 @@ import pytest
 from channels.provider import Answer, Bundle
 from channels.push.vendors import getui_tokens
 from channels.push.vendors.cids import FORGOTTEN, FRESH_MS, HELD_MAX, LIFE_MS, Cids
-from channels.push.vendors.gateway import Refused
+from channels.push.vendors.gateway import GatewayRefused
 from tests.support.push_vendors import Clock, reply
 from tests.support.sms_web import NOW_MS
 
@@ -38,10 +38,10 @@ def test_the_signature_is_of_three_words_in_a_row() -> None:
     ],
 )
 def test_why_there_is_no_token(status: int, body: Any, told: str) -> None:
-    expected = getui_tokens.NotSent if told == "later" else Refused
+    expected = getui_tokens.NotSent if told == "later" else GatewayRefused
     with pytest.raises(expected) as caught:
         getui_tokens.understood(reply(status, body), NOW_MS)
-    if isinstance(caught.value, Refused):
+    if isinstance(caught.value, GatewayRefused):
         outcome = caught.value.outcome
         assert (outcome.answer.kind == "throttled") == (told == "throttled")
         assert bool(outcome.stop) == (told == "stop")
@@ -57,7 +57,7 @@ def test_why_there_is_no_token(status: int, body: Any, told: str) -> None:
     ],
 )
 def test_a_clock_that_is_off_is_told(date: str, said: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(GatewayRefused) as caught:
         getui_tokens.understood(reply(400, {"code": 20001, "msg": "sign"}, date=date), NOW_MS)
     assert caught.value.outcome.stop.endswith(said)
 
@@ -104,7 +104,7 @@ async def test_an_id_is_stored_before_it_is_used_and_survives(pool: Pool) -> Non
     assert len(pool.stored) == 1
     assert await pool.cids().of("a", NOW_MS + 1, again=True) == cid  # another host's
     pool.works = False
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(GatewayRefused) as caught:
         await pool.cids().of("b", NOW_MS + 1, again=False)
     assert caught.value.outcome.answer == Answer("retry", code="not-stored")
 
@@ -122,7 +122,7 @@ async def test_an_id_that_ended_is_not_sent_again_under_another(pool: Pool) -> N
     cids = pool.cids()
     cid = await cids.of("a", NOW_MS + 10 * LIFE_MS, again=False)
     pool.clock.now += LIFE_MS
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(GatewayRefused) as caught:
         await cids.of("a", NOW_MS + 10 * LIFE_MS, again=True)
     assert caught.value.outcome.answer.code == "cid-ended"
     assert await cids.of("a", NOW_MS + 10 * LIFE_MS, again=False) != cid  # it was refused before
@@ -141,7 +141,7 @@ async def test_held_ids_have_a_bound_and_expire_with_their_deliveries() -> None:
     cids = pool.cids()
     for number in range(HELD_MAX):
         await cids.of(str(number), NOW_MS + 1_000 + number % 2 * 1_000, again=False)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(GatewayRefused) as caught:
         await cids.of("one more", 0, again=False)
     assert caught.value.outcome.answer.code == "cids-full"
     pool.clock.now += 1_500

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from channels.accounts import parse_accounts
 from channels.provider import Answer, Unsendable
 from channels.push.vendors import getui_codes, getui_tokens, jpush_codes, quotas
-from channels.push.vendors.gateway import Refused
+from channels.push.vendors.gateway import GatewayRefused
 from channels.push.vendors.getui import GetuiConfig, check, request_id
 from channels.push.vendors.getui_content import TABLE as GETUI_TABLE
 from channels.push.vendors.jpush import JpushConfig, JpushProvider
@@ -489,7 +489,7 @@ def test_no_answer_is_too_odd(body: bytes, status: int) -> None:
     one = getui()
     one.understood(reply(status, body), submission(one.prepare(delivery(CID))))
     jpush().understood(reply(status, body))
-    with contextlib.suppress(Refused, getui_tokens.NotSent):  # the two that are foreseen
+    with contextlib.suppress(GatewayRefused, getui_tokens.NotSent):  # the two that are foreseen
         getui_tokens.understood(reply(status, body), NOW_MS)
 
 

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from channels.provider import NOTES_MAX, Answer, Bundle
-from channels.push.vendors.gateway import Refused
+from channels.push.vendors.gateway import GatewayRefused
 from channels.sending import Outcome
 from hub.clock import Clock
 
@@ -85,7 +85,7 @@ class Cids:
         self._prune(self._clock.now_ms())
 
     async def of(self, delivery: str, expires_ms: int, *, again: bool) -> str:
-        """The id to push this delivery under. Raises Refused, and what `fetch` raises."""
+        """The id to push this delivery under. Raises GatewayRefused, and what `fetch` raises."""
         key, now = _key(delivery), self._clock.now_ms()
         held = self._held.get(key)
         if held is not None and now < held.fetched_ms + LIFE_MS:
@@ -141,9 +141,9 @@ class Cids:
         self._gone.update(late)
 
 
-def _refused(code: str, retry_after_ms: int | None = None) -> Refused:
+def _refused(code: str, retry_after_ms: int | None = None) -> GatewayRefused:
     answer = Answer("retry", code=code, retry_after_ms=retry_after_ms)
-    return Refused(f"no push id: {code}", outcome=Outcome(answer))
+    return GatewayRefused(f"no push id: {code}", outcome=Outcome(answer))
 
 
 def _key(delivery: str) -> str:

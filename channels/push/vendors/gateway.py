@@ -19,7 +19,7 @@ class VendorPush(Struct, frozen=True):
         return "VendorPush()"
 
 
-class Refused(TactError):
+class GatewayRefused(TactError):
     """No token, or no push id, is to be had: `outcome` is what that means for a push."""
 
     code = "push-refused"

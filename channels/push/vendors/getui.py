@@ -29,7 +29,7 @@ from channels.provider import (
 from channels.push import content
 from channels.push.vendors import getui_tokens
 from channels.push.vendors.categories import check_labels, labels
-from channels.push.vendors.gateway import Refused, VendorPush
+from channels.push.vendors.gateway import GatewayRefused, VendorPush
 from channels.push.vendors.getui_codes import DEAD, STALE, is_repeat, meaning_of
 from channels.push.vendors.getui_content import TABLE, TITLE_CHARS, body_of
 from channels.push.vendors.settings import VendorSettings
@@ -145,7 +145,7 @@ class GetuiProvider(HttpProvider):
             if (said := _said(reply)) is not None and said.code == STALE:
                 # It ended early: once more with another. A third is left to the account.
                 reply = await self._pushed(body)
-        except Refused as error:
+        except GatewayRefused as error:
             return error.outcome
         return self.understood(reply, submission)
 
@@ -163,7 +163,7 @@ class GetuiProvider(HttpProvider):
         }
 
     async def _pushed(self, body: bytes) -> HttpReply:
-        """Raises NotSent, Unanswered, Refused."""
+        """Raises NotSent, Unanswered, GatewayRefused."""
         token = await self._tokens.get()
         headers = {"content-type": "application/json;charset=utf-8", "token": token}
         reply = await self._client.request(

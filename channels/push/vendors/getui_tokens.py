@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from channels.http import HttpClient, HttpReply, NotSent, Unanswered, behind_ms
 from channels.provider import Answer
-from channels.push.vendors.gateway import Refused
+from channels.push.vendors.gateway import GatewayRefused
 from channels.push.vendors.getui_codes import AUTH_RATE, MINUTE_MS
 from channels.sending import Outcome
 from channels.tokens import PAUSE_REFUSED_S
@@ -35,7 +35,7 @@ def not_taken() -> NotSent:
 
 def pause_of(error: TactError) -> float | None:
     """Seconds in which no token is asked for after this; None: longer each time."""
-    if not isinstance(error, Refused):
+    if not isinstance(error, GatewayRefused):
         return None
     if error.outcome.stop:
         return PAUSE_REFUSED_S
@@ -64,7 +64,7 @@ def signature(app_key: str, timestamp: str, master_secret: str) -> str:
 async def ask(
     client: HttpClient, url: str, app_key: str, master_secret: str, clock: Clock
 ) -> tuple[str, float]:
-    """Ask `url` (`…/v2/<app_id>`) for a token. Raises NotSent, Refused."""
+    """Ask `url` (`…/v2/<app_id>`) for a token. Raises NotSent, GatewayRefused."""
     timestamp = str(clock.now_ms())
     body = {
         "sign": signature(app_key, timestamp, master_secret),
@@ -82,7 +82,7 @@ async def ask(
 
 
 def understood(reply: HttpReply, now_ms: int) -> tuple[str, float]:
-    """The token in an answer, and its life in seconds. Raises NotSent, Refused."""
+    """The token in an answer, and its life in seconds. Raises NotSent, GatewayRefused."""
     try:
         said = _DECODER.decode(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -98,12 +98,12 @@ def understood(reply: HttpReply, now_ms: int) -> tuple[str, float]:
     code = str(said.code) if said.code > 0 else f"HTTP {reply.status}"
     if said.code == AUTH_RATE or (said.code <= 0 and reply.status == 429):
         answer = Answer("throttled", code=code, retry_after_ms=MINUTE_MS)
-        raise Refused("getui: too many authentications", outcome=Outcome(answer))
+        raise GatewayRefused("getui: too many authentications", outcome=Outcome(answer))
     if said.code in (0, 2) or (said.code < 0 and not 400 <= reply.status <= 499):
         raise NotSent(f"no token: getui answers {code}")
     stop = f"getui refuses the account with {code}: check app_id, app_key and master_secret"
     answer = Answer("failed", failure="config", code=code)
-    raise Refused(stop, outcome=Outcome(answer, stop=stop + _skewed(reply, now_ms)))
+    raise GatewayRefused(stop, outcome=Outcome(answer, stop=stop + _skewed(reply, now_ms)))
 
 
 def _skewed(reply: HttpReply, now_ms: int) -> str:

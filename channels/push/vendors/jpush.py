@@ -37,7 +37,7 @@ from channels.provider import (
 from channels.push import content
 from channels.push.vendors.categories import check_labels, labels
 from channels.push.vendors.cids import Cids
-from channels.push.vendors.gateway import Refused, VendorPush
+from channels.push.vendors.gateway import GatewayRefused, VendorPush
 from channels.push.vendors.jpush_codes import RATE, WINDOW_MS, meaning_of
 from channels.push.vendors.jpush_content import TABLE, body_of
 from channels.push.vendors.settings import VendorSettings
@@ -175,7 +175,7 @@ class JpushProvider(HttpProvider):
             cid = await self._cids.of(
                 submission.delivery, submission.expires_ms, again=submission.again
             )
-        except Refused as error:
+        except GatewayRefused as error:
             return error.outcome
         body = msgspec.json.encode(self._request(submission, cid))
         reply = await self._client.request(
@@ -194,7 +194,7 @@ class JpushProvider(HttpProvider):
         }
 
     async def _fetch(self) -> list[str]:
-        """New ids of the pool. Raises NotSent, Refused."""
+        """New ids of the pool. Raises NotSent, GatewayRefused."""
         self._count("cids_fetched")
         query = {"count": str(self._config.cids), "type": "push"}
         try:
@@ -215,7 +215,7 @@ class JpushProvider(HttpProvider):
         if outcome.answer.failure not in (None, "config"):
             # Whatever is wrong with fetching is not wrong with the push.
             outcome = Outcome(Answer("retry", code=outcome.answer.code))
-        raise Refused("no push ids", outcome=outcome)
+        raise GatewayRefused("no push ids", outcome=outcome)
 
     async def _stored(self, bundle: Bundle) -> bool:
         confirmation = Confirmation()
