@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +26,7 @@ from channels.push.apns.provider import ApnsConfig, ApnsProvider
 from channels.push.fake.apns import FakeApns
 from hub.clock import Clock, SystemClock
 from hub.contract.types import Delivery
+from tests.support.deliveries import delivery_of
 from tests.support.peers import missing
 from tests.support.sms_web import Told
 
@@ -55,31 +55,10 @@ def config(**change: Any) -> ApnsConfig:
     return ApnsConfig(**(fields | change))
 
 
-def delivery(
-    content: dict[str, Any] | None = None,
-    *,
-    id: str = "shop:order-1:1",
-    to: str = DEVICE,
-    priority: int = 5,
-    collapse_key: str | None = None,
-) -> Delivery:
+def delivery(content: dict[str, Any] | None = None, **changes: Any) -> Delivery:
     """A delivery for a push account."""
-    return Delivery(
-        id=id,
-        intent=id.split(":")[1],
-        app="shop",
-        customer="c1",
-        category="notice",
-        priority=priority,
-        channel="push",
-        account="a",
-        to=to,
-        content=msgspec.Raw(msgspec.json.encode(content or {"text": "hush!"})),
-        attempt=1,
-        at="2026-11-22T00:00:00Z",
-        expires_at="2026-11-23T00:00:00Z",
-        collapse_key=collapse_key,
-    )
+    known = {"channel": "push", "account": "a", "to": DEVICE}
+    return delivery_of(content or {"text": "hush!"}, **(known | changes))
 
 
 def pem_key() -> str:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -18,6 +17,7 @@ from channels.push.fake.fcm import FakeFcm, Settings
 from channels.push.fcm.provider import FcmConfig, FcmProvider
 from channels.sms.message import SmsConfig
 from hub.contract.types import Delivery
+from tests.support.deliveries import delivery_of
 from tests.support.sms_web import MovedClock, Told
 
 TOKEN = "dXk3abcQR0q:APA91b" + "Fz-_9" * 26
@@ -49,22 +49,8 @@ def key_file(**changes: Any) -> str:
 def delivery(content: dict[str, Any] | None = None, **changes: Any) -> Delivery:
     """A delivery for a push account."""
     said = {"title": TITLE, "text": TEXT} if content is None else content
-    fields: dict[str, Any] = {
-        "id": "shop:order-1:1",
-        "intent": "order-1",
-        "app": "shop",
-        "customer": "c1",
-        "category": "notice",
-        "priority": 5,
-        "channel": "push",
-        "account": "acc",
-        "to": TOKEN,
-        "content": msgspec.Raw(msgspec.json.encode(said)),
-        "attempt": 1,
-        "at": "2026-11-22T00:00:00Z",
-        "expires_at": "2026-11-23T00:00:00Z",
-    }
-    return Delivery(**(fields | changes))
+    known = {"channel": "push", "account": "acc", "to": TOKEN}
+    return delivery_of(said, **(known | changes))
 
 
 class Scene:

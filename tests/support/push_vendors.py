@@ -6,13 +6,12 @@ import json
 import random
 from typing import Any
 
-import msgspec
-
 from channels.http import HttpReply
 from channels.provider import Bundle, Prepared, Stored, Submission
 from channels.push.vendors.getui import GetuiConfig, GetuiProvider
 from channels.push.vendors.jpush import JpushConfig, JpushProvider
 from hub.contract.types import Delivery
+from tests.support.deliveries import delivery_of
 from tests.support.sms_web import NOW_MS, Told
 
 CID = "0123456789abcdef0123456789abcdef"
@@ -54,32 +53,11 @@ class Notes(Told):
         self._confirm(stored)
 
 
-def delivery(
-    to: str,
-    content: dict[str, Any] | None = None,
-    *,
-    id: str = "shop:order-1:1",
-    category: str = "order",
-    **more: Any,
-) -> Delivery:
+def delivery(to: str, content: dict[str, Any] | None = None, **changes: Any) -> Delivery:
     """A delivery for one device."""
-    known = {"text": "Your parcel is here, hush!", "title": "Parcel"}
-    values: dict[str, Any] = {
-        "id": id,
-        "intent": id.split(":")[1],
-        "app": "shop",
-        "customer": "c1",
-        "category": category,
-        "priority": 5,
-        "channel": "push",
-        "account": "a",
-        "to": to,
-        "content": msgspec.Raw(msgspec.json.encode(known if content is None else content)),
-        "attempt": 1,
-        "at": "2026-11-22T00:00:00Z",
-        "expires_at": "2026-11-23T00:00:00Z",
-    }
-    return Delivery(**values | more)
+    said = {"text": "Your parcel is here, hush!", "title": "Parcel"} if content is None else content
+    known = {"channel": "push", "account": "a", "to": to, "category": "order"}
+    return delivery_of(said, **(known | changes))
 
 
 def submission(

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -18,6 +17,7 @@ from channels.provider import Answer, Submission
 from channels.push.webpush.provider import WebPushConfig, WebPushProvider
 from channels.push.webpush.vapid import application_server_key
 from hub.contract.types import Delivery
+from tests.support.deliveries import delivery_of
 from tests.support.sms_web import Told
 
 SENDER = derive_private_key(20261122, SECP256R1())
@@ -78,22 +78,8 @@ def elsewhere(port: int, host: str = "127.0.0.1", scheme: str = "http") -> str:
 
 def delivery(content: dict[str, Any] | None = None, **changes: Any) -> Delivery:
     """A delivery for a push account."""
-    fields: dict[str, Any] = {
-        "id": "shop:order-1:1",
-        "intent": "order-1",
-        "app": "shop",
-        "customer": "c1",
-        "category": "notice",
-        "priority": 5,
-        "channel": "push",
-        "account": "web",
-        "to": ADDRESS,
-        "content": msgspec.Raw(msgspec.json.encode(content or {"text": "Your parcel is here"})),
-        "attempt": 1,
-        "at": "2026-11-22T00:00:00Z",
-        "expires_at": "2026-11-23T00:00:00Z",
-    }
-    return Delivery(**(fields | changes))
+    known = {"channel": "push", "account": "web", "to": ADDRESS}
+    return delivery_of(content or {"text": "Your parcel is here"}, **(known | changes))
 
 
 def config(**changes: Any) -> WebPushConfig:

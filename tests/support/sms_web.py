@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from channels.provider import (
     Answer,
     Link,
@@ -18,6 +16,7 @@ from channels.provider import (
     Submission,
 )
 from hub.contract.types import Delivery
+from tests.support.deliveries import delivery_of
 
 NOW_MS = 1_795_000_000_000
 TOKEN = "0123456789abcdef-token"
@@ -100,29 +99,10 @@ class Told:
         return answer
 
 
-def delivery(
-    content: dict[str, Any] | None = None,
-    *,
-    id: str = "shop:order-1:1",
-    to: str = NUMBER,
-    category: str = "notice",
-) -> Delivery:
+def delivery(content: dict[str, Any] | None = None, **changes: Any) -> Delivery:
     """A delivery for an SMS account."""
-    return Delivery(
-        id=id,
-        intent=id.split(":")[1],
-        app="shop",
-        customer="c1",
-        category=category,
-        priority=5,
-        channel="sms",
-        account="a",
-        to=to,
-        content=msgspec.Raw(msgspec.json.encode(content or {"text": TEXT})),
-        attempt=1,
-        at="2026-11-22T00:00:00Z",
-        expires_at="2026-11-23T00:00:00Z",
-    )
+    known = {"channel": "sms", "account": "a", "to": NUMBER}
+    return delivery_of(content or {"text": TEXT}, **(known | changes))
 
 
 def submission(prepared: Prepared, id: str = "shop:order-1:1") -> Submission:

@@ -31,6 +31,7 @@ from channels.wecom.errors import refused
 from channels.wecom.member import MemberProvider
 from channels.wecom.tasks import KEY, head_note, part_note
 from hub.contract.types import Delivery
+from tests.support.deliveries import delivery_of
 from tests.support.virtual_loop import Process, VirtualClock, VirtualLoop, run
 
 START_MS = 1_790_000_000_000
@@ -42,24 +43,9 @@ CONFIG = MemberConfig(corp_id="c", secret="s", userid="u1")
 
 def delivery(number: int, content: dict[str, Any] | None = None, **fields: Any) -> Delivery:
     """One of the deliveries `shop:i<number>:1`."""
-    return Delivery(
-        **{
-            "id": f"shop:i{number}:1",
-            "intent": f"i{number}",
-            "app": "shop",
-            "customer": f"c{number}",
-            "category": "notice",
-            "priority": 5,
-            "channel": "wecom",
-            "account": "a",
-            "to": f"wm{number}",
-            "content": msgspec.Raw(msgspec.json.encode(content or {"text": "hello"})),
-            "attempt": 1,
-            "at": "2026-11-22T00:00:00Z",
-            "expires_at": "2026-11-23T00:00:00Z",
-        }
-        | fields
-    )
+    known = {"id": f"shop:i{number}:1", "customer": f"c{number}", "to": f"wm{number}"}
+    known |= {"channel": "wecom", "account": "a"}
+    return delivery_of(content or {"text": "hello"}, **(known | fields))
 
 
 class WeCom:
