@@ -5,13 +5,10 @@ Pure: whether anything is to be decided again the conversation sees for itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from hub import limits
 from hub.contract.times import to_ms
 from hub.contract.types import (
     AnyCommand,
-    Channel,
     DeviceForget,
     DndClear,
     DndSet,
@@ -34,7 +31,7 @@ def carry_out(command: AnyCommand, state: ConversationState, accepted: int) -> s
             state.dnd.pop(scope, None)
         case ProfileSet(timezone=zone, to=to, owner=owner):
             state.zone = zone or state.zone
-            take_addresses(state, to or {}, accepted)
+            devices.remember(state, to or {}, accepted)
             state.owner = owner or state.owner
         case DeviceForget(to=address):
             devices.forget(state, address)
@@ -52,13 +49,6 @@ def set_dnd(state: ConversationState, scope: str, until: int) -> bool:
         return False
     state.dnd[scope] = until
     return True
-
-
-def take_addresses(state: ConversationState, to: Mapping[Channel, str], at: int) -> None:
-    """Somebody says at `at` (Unix ms) how the customer is reached."""
-    state.to.update(to)
-    if devices.CHANNEL in to:
-        devices.tell(state, to[devices.CHANNEL], at)
 
 
 def forget_person(state: ConversationState) -> None:

@@ -133,9 +133,7 @@ class Conversation(Struct, gc=False):
                 self._reject(intent, now, reason)
                 return False
         if intent.to is not None:
-            state.to.update(intent.to)
-            if PUSH in intent.to:
-                devices.tell(state, intent.to[PUSH], accepted)
+            devices.remember(state, intent.to, accepted)
         if intent.timezone is not None:
             state.zone = intent.timezone
         if intent.collapse_key is not None and state.held:

@@ -7,6 +7,7 @@ service begins like that, nor does a URL. Source: docs/policy.md, "Devices".
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from hub import limits
 from hub.policy.state import ConversationState, Device, Devices
@@ -33,10 +34,12 @@ def account_for(state: ConversationState, stated: str | None, channel: str) -> s
 
 def known(state: ConversationState) -> list[Device]:
     """All that are remembered, seen last first."""
-    if state.devices is not None:
-        return state.devices.known
-    address = state.to.get(CHANNEL)
-    return [] if address is None else [Device(address, 0)]
+    address, devices = state.to.get(CHANNEL), state.devices
+    if address is None:
+        return []
+    if devices is None or not devices.known:
+        return [Device(address, 0)]
+    return [Device(address, devices.known[0].seen), *devices.known[1:]]
 
 
 def further(state: ConversationState, most: int, since: int) -> list[str]:
@@ -49,6 +52,13 @@ def further(state: ConversationState, most: int, since: int) -> list[str]:
 
 
 # ---- what is remembered --------------------------------------------------------------------------
+
+
+def remember(state: ConversationState, to: Mapping[str, str], at: int) -> None:
+    """Somebody says at `at` (Unix ms) by which address she is reached on each of these channels."""
+    if CHANNEL in to:
+        tell(state, to[CHANNEL], at)
+    state.to.update(to)
 
 
 def tell(state: ConversationState, address: str, at: int) -> None:
@@ -106,8 +116,9 @@ def _keep(state: ConversationState, devices: list[Device]) -> None:
     if devices:
         if state.devices is None:
             state.devices = Devices()
-        state.devices.known = devices[: limits.DEVICES]
-        state.to[CHANNEL] = devices[0].address
+        first, *others = devices[: limits.DEVICES]
+        state.devices.known = [Device("", first.seen), *others]
+        state.to[CHANNEL] = first.address
     else:
         state.to.pop(CHANNEL, None)
         if state.devices is not None:

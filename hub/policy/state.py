@@ -140,7 +140,7 @@ class Devices(Struct, array_like=True, gc=False):
     """The customer's devices, and what is not yet known of dispatches to several of them."""
 
     known: list[Device] = field(default_factory=list)
-    """Seen last first: the first is `to["push"]`."""
+    """Seen last first. The first is `to["push"]`, and its address is kept only there."""
     copies: list[Copies] = field(default_factory=list)
     """Newest first."""
 

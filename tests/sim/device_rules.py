@@ -123,7 +123,7 @@ class DeviceRules(StepRules):
 
     def _memory(self, customer: _Customer, state: ConversationState) -> None:
         known = [] if state.devices is None else state.devices.known
-        found = [(device.address, device.seen) for device in known]
+        found = [(device.address or state.to.get("push"), device.seen) for device in known]
         if found != customer.devices:
             self._complain("others are remembered", f"{found}, not {customer.devices}")
         first = customer.devices[0][0] if customer.devices else None
