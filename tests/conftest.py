@@ -8,6 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import settings
+
+from tests.support.examples import examples
+
+settings.register_profile("tact", examples())
+settings.load_profile("tact")
 
 
 def pytest_configure() -> None:

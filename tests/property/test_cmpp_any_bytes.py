@@ -7,7 +7,7 @@ import contextlib
 from collections import Counter
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.sms.cmpp import layout, values
@@ -18,6 +18,7 @@ from channels.sms.cmpp.pdu import Frame, Framer, decode, encode
 from channels.sms.cmpp.session import Session
 from hub.clock import SystemClock
 from tests.support.cmpp import Owner, Wire, welcome
+from tests.support.examples import examples
 
 VERSIONS = st.sampled_from([cmpp.V20, cmpp.V21, cmpp.V30])
 _NUMBER = {layout.U8: (1 << 8) - 1, layout.U32: (1 << 32) - 1, layout.U64: (1 << 64) - 1}
@@ -67,7 +68,7 @@ def test_what_is_written_is_read(data: st.DataObject, version: int, sequence: in
     st.binary(max_size=300),
     VERSIONS,
 )
-@settings(max_examples=400)
+@examples(400)
 def test_any_body(command: int, body: bytes, version: int) -> None:
     with contextlib.suppress(CmppError):
         message = decode(Frame(command, 1, body), version)
@@ -125,7 +126,6 @@ def said_by_an_ismg(draw: st.DrawFn) -> bytes:
 
 
 @given(st.lists(said_by_an_ismg(), max_size=12), st.integers(1, 60), st.booleans())
-@settings(deadline=None)
 def test_any_ismg(said: list[bytes], piece: int, let_in: bool) -> None:
     """Whatever an ISMG says after the login, each SUBMIT comes back exactly once."""
 

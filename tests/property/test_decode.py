@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hub import limits
@@ -15,9 +15,10 @@ from hub.contract.decode import Rejection, decode
 from hub.contract.salvage import members
 from hub.contract.subjects import LANES, fnv1a_32, is_key, is_source
 from hub.contract.types import Command, Inbound, Intent, Receipt
+from tests.support.examples import examples
 from tests.support.messages import BY_KIND, LANE_OF, VALID, encode
 
-SETTINGS = settings(deadline=None, max_examples=80)
+SETTINGS = examples(80)
 MARK = "S3CRET-13800000000"
 """Stands where addresses and contents are; must not get into a reason."""
 
@@ -180,7 +181,7 @@ def test_members_are_split_where_a_decoder_splits_them(values: list[Any]) -> Non
 
 @pytest.mark.parametrize("kind", BY_KIND)
 @given(data=st.data())
-@settings(deadline=None, max_examples=30)
+@examples(30)
 def test_a_changed_byte_never_changes_a_neighbour(kind: str, data: st.DataObject) -> None:
     """Of three objects the middle one is damaged inside its text; the others pass unchanged."""
     fields = BY_KIND[kind][0]

@@ -10,8 +10,9 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 
+from tests.support.examples import TIMES, examples
 from tests.support.strategies import FOCUSES, Scenario, scenarios
 from tests.support.told import (
     REASONED,
@@ -172,12 +173,7 @@ def fallbacks_in(outcomes: list[Any]) -> set[str]:
 def test_product_decides_as_the_reference(focus: str):
     reached: set[str] = set()
 
-    @settings(
-        max_examples=FRESH,
-        deadline=None,
-        derandomize=False,
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(examples(FRESH), suppress_health_check=list(HealthCheck))
     @given(scenarios(FOCUSES[focus]))
     def agree(scenario: Scenario) -> None:
         wanted = reference_outcomes(scenario.policy, scenario.events)
@@ -190,6 +186,6 @@ def test_product_decides_as_the_reference(focus: str):
         reached.update(devices_in(handed))
         reached.update(led_to(wanted) | when_she_wrote(scenario, wanted))
 
-    for _ in range(BATCHES):
-        agree()
+    for batch in range(BATCHES):
+        (agree if TIMES else seed(f"{focus} {batch}")(agree))()
     assert reached >= REACHED_BY_ALL | REACHED[focus]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import assume, event, given, settings
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from hub.contract.decode import decode
 from hub.contract.zones import zone_exists
+from tests.support.examples import examples
 from tests.support.messages import BY_KIND, LANE_OF, encode
 from tests.support.schemas import accepted_by_decode, accepted_by_schema
 
@@ -58,7 +59,7 @@ def beyond_schema(fields: dict[str, Any]) -> bool:
 
 
 @given(mutants())
-@settings(deadline=None, max_examples=200)
+@examples(200)
 def test_schema_and_decoding_agree(mutant: tuple[str, dict[str, Any]]) -> None:
     kind, fields = mutant
     assume(not beyond_schema(fields))

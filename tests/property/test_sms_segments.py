@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from channels.provider import Unsendable
@@ -22,7 +22,6 @@ from channels.sms.segments import (
     segment,
 )
 
-SETTINGS = settings(deadline=None, max_examples=100)
 CODINGS = [Coding.GSM7, Coding.UCS2]
 EXTENDED = "^{}\\[~]|€\f"
 
@@ -104,7 +103,6 @@ def test_no_character_is_cut(coding: Coding, text: str, expected: list[int]) -> 
     assert "".join(decode(each.payload, coding) for each in done.segments) == text
 
 
-@SETTINGS
 @given(short, st.permutations(list(Coding)), concats, st.integers(0, 2**32))
 @example("a" * 160 + "€", list(Coding), Concat.UDH16, 300)
 def test_segments_together_are_the_text(
@@ -207,7 +205,6 @@ def test_user_data_headers(
     assert place_of(found) == where
 
 
-@SETTINGS
 @given(st.binary(max_size=300), st.sampled_from(Coding))
 def test_octets_never_raise(octets: bytes, coding: Coding) -> None:
     headers, rest = parse_udh(octets)
@@ -225,7 +222,6 @@ def parts_of(done: Segmented, sender: str = "+8613800000000") -> list[Part]:
     ]
 
 
-@SETTINGS
 @given(st.data(), st.text("ab€中😀", min_size=80, max_size=400), st.sampled_from(CODINGS))
 def test_any_order_and_repeats(data: st.DataObject, text: str, coding: Coding) -> None:
     parts = parts_of(segment(text, [coding, Coding.UCS2], reference=7, most=255))

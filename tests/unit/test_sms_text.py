@@ -9,7 +9,7 @@ from typing import Any
 import gsm0338
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.provider import Unsendable
@@ -132,7 +132,6 @@ pieces = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(pieces.map("".join), st.sampled_from(["start", "end"]), st.sampled_from(["marketing", "x"]))
 def test_composing_again_changes_nothing(text: str, place: Any, category: str) -> None:
     sms = Sms(SmsConfig(signature="格物", signature_at=place, opt_out_line=LINE))

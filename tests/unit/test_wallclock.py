@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.wallclock import (
     WEEKDAYS,
     QuietWindow,
@@ -39,7 +40,7 @@ CHANGES = [
 CLOCK_TIMES = st.sampled_from([0, 30, 60, 90, 105, 120, 135, 150, 180, 210, 480, 1260, 1410])
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     st.sampled_from(ZONES),
     st.sampled_from(CHANGES),
