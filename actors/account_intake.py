@@ -9,7 +9,7 @@ crash nothing is taken twice and nothing is left out, however long the rest take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import msgspec
 
@@ -18,6 +18,7 @@ from actors.account_io import AccountLedger, decode_deliveries
 from actors.account_partition import AccountPartition, attempt_of
 from actors.failover import redirected
 from channels.accounts import AccountConfig
+from channels.registry import PROVIDERS
 from hub.contract.times import parse_rfc3339
 from hub.contract.types import Delivery
 from hub.ledger.port import DeliveryReader, IntakeMessage
@@ -53,14 +54,18 @@ class DeliveryIntake:
         self._partitions = partitions
         self._account_of = account_of
         self._configs: dict[str, AccountConfig] = {}
+        self._others: Set[str] = frozenset()
+        """Accounts whose deliveries are left to a gateway."""
         self.channels: tuple[str, ...] = ()
         self.reader: DeliveryReader | None = None
         self.configure(accounts)
 
     def configure(self, accounts: Sequence[AccountConfig]) -> bool:
         """Take over for these accounts from now on. True: other channels must be opened."""
-        before, self.channels = self.channels, tuple(sorted({a.channel for a in accounts}))
+        ours = [account for account in accounts if not PROVIDERS[account.provider].outside]
+        before, self.channels = self.channels, tuple(sorted({a.channel for a in ours}))
         self._configs = {account.name: account for account in accounts}
+        self._others = self._configs.keys() - {account.name for account in ours}
         return self.channels != before
 
     async def open(self) -> None:
@@ -146,8 +151,11 @@ class DeliveryIntake:
     def _take(
         self, partition: AccountPartition, delivery: Delivery, sequence: int, place: int, now: int
     ) -> None:
+        other = redirected(delivery, self._configs)
+        if other is None and delivery.account in self._others:
+            return
         attempt = attempt_of(delivery, sequence, place, parse_rfc3339(delivery.expires_at))
-        if other := redirected(delivery, self._configs):
+        if other:
             partition.pass_on(delivery, other)
             return
         account = self._account_of(partition, delivery.account) if other is None else None

@@ -211,10 +211,9 @@ class AccountRunner:
                 self._account(partition, name)
 
     def _account(self, partition: AccountPartition, name: str) -> Account | None:
-        """The account in memory, with its provider started; None when it is not configured."""
-        account = partition.accounts.get(name)
-        if account is None and name in self.configs:
-            config = self.configs[name]
+        """The account in memory, with its provider started; None when the hub has none."""
+        account, config = partition.accounts.get(name), self.configs.get(name)
+        if account is None and config is not None and not PROVIDERS[config.provider].outside:
             mailbox = Mailbox(
                 partition.number, name, self._inbox, self._look.set, self._metrics.add
             )

@@ -273,12 +273,27 @@ def _check(account: AccountConfig, place: str) -> None:
     if account.timezone not in available_timezones():
         raise ConfigError(f"{place}: timezone: {account.timezone!r} is not an IANA zone")
     kind = PROVIDERS[account.provider]
-    if account.channel != kind.channel:
+    if kind.channel and account.channel != kind.channel:
         raise ConfigError(f"{place}: provider {account.provider} serves channel {kind.channel}")
     try:
         kind.check(account)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.message}") from error
+    if kind.outside:
+        _check_outside(account, place)
+
+
+def _check_outside(account: AccountConfig, place: str) -> None:
+    """Nothing is said of an account that somebody else sends by, but that it is there."""
+    if account.name == account.channel:
+        raise ConfigError(
+            f"{place}: name: one that is named like its channel takes what names no account, and "
+            "this one a gateway serves; name the gateway's accounts otherwise"
+        )
+    bare = AccountConfig(name=account.name, channel=account.channel, provider=account.provider)
+    for key in AccountConfig.__struct_fields__:
+        if key != "settings" and getattr(account, key) != getattr(bare, key):
+            raise ConfigError(f"{place}: {key}: the gateway sends by this account, not the hub")
 
 
 def _checked_together(accounts: list[AccountConfig]) -> list[AccountConfig]:
@@ -295,6 +310,10 @@ def _checked_together(accounts: list[AccountConfig]) -> list[AccountConfig]:
         if other is None or other is account or other.channel != account.channel:
             raise ConfigError(
                 f"account {account.name}: failover: must name another account of its channel"
+            )
+        if PROVIDERS[other.provider].outside:
+            raise ConfigError(
+                f"account {account.name}: failover: the hub does not send by {other.name}"
             )
     joins = ((account, PROVIDERS[account.provider].joined) for account in accounts)
     whole = [found(join)(account, by_name) if join else account for account, join in joins]

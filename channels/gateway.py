@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
@@ -80,7 +80,8 @@ class Gateway:
     """One gateway's connection to the hub. Use with `async with`, or `open()` and `close()`.
 
     `name` is the gateway's: the source of its receipts, and its durable consumer. Processes with
-    the same name share the deliveries between them.
+    the same name share the deliveries between them. `accounts`: those it serves of a channel that
+    has others as well; None: all there is.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Gateway:
         *,
         user: str | None = None,
         password: str | None = None,
+        accounts: Collection[str] | None = None,
         in_flight: int = IN_FLIGHT,
         seen: Memory | None = None,
         wait_s: float = 10.0,
@@ -101,14 +103,18 @@ class Gateway:
             raise ConfigError("name: 1 to 32 of a-z 0-9 -")
         if channel not in CHANNELS:
             raise ConfigError(f"channel: one of {', '.join(CHANNELS)}")
+        if accounts is not None and (isinstance(accounts, str) or not accounts):
+            raise ConfigError("accounts: a collection of names, or None for all")
         if not 1 <= in_flight <= IN_FLIGHT_MAX:
             raise ConfigError(f"in_flight: 1 to {IN_FLIGHT_MAX}")
         self.name = name
         self.channel = channel
         self.counts: Counter[str] = Counter()
-        """given_out, repeats, retries, given_back, expired, unreadable; and receipts by status."""
+        """given_out, others, repeats, retries, given_back, expired, unreadable; and receipts by
+        status."""
         self._url = url
         self._login = {"user": user, "password": password}
+        self._accounts = None if accounts is None else frozenset(accounts)
         self._in_flight = in_flight
         self._seen: Memory = Seen() if seen is None else seen
         self._wait_s = wait_s
@@ -129,11 +135,21 @@ class Gateway:
         channel: str,
         user: str | None = None,
         password: str | None = None,
+        accounts: Collection[str] | None = None,
         in_flight: int = IN_FLIGHT,
         seen: Memory | None = None,
     ) -> Gateway:
         """A gateway for `channel`. It connects when it is entered with `async with`."""
-        return cls(url, name, channel, user=user, password=password, in_flight=in_flight, seen=seen)
+        return cls(
+            url,
+            name,
+            channel,
+            user=user,
+            password=password,
+            accounts=accounts,
+            in_flight=in_flight,
+            seen=seen,
+        )
 
     async def __aenter__(self) -> Gateway:
         await self.open()
@@ -215,6 +231,7 @@ class Gateway:
             seen=self._seen,
             clock=self._clock,
             counts=self.counts,
+            accounts=self._accounts,
         )
         if self._stopping.is_set():
             self._reader.stop()

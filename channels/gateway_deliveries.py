@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Set
 from typing import Final
 
 import msgspec
@@ -41,6 +41,7 @@ class _Ids(Struct):
 
     id: str
     customer: str
+    account: str = ""
 
 
 _IDS: Final = msgspec.json.Decoder(_Ids)
@@ -58,8 +59,11 @@ class Deliveries:
         seen: Memory,
         clock: Clock,
         counts: Counter[str],
+        accounts: Set[str] | None = None,
     ) -> None:
+        """`accounts`: all others' deliveries are passed over; None: every account's are ours."""
         self._consumer = consumer
+        self._accounts = accounts
         self.report = report
         self._in_flight = in_flight
         self._seen = seen
@@ -149,11 +153,15 @@ class Deliveries:
         for raw in raws:
             await self._room()
             try:
-                parcel = Parcel(_ONE.decode(raw), self, message)
+                delivery = _ONE.decode(raw)
             except (msgspec.MsgspecError, ValueError) as error:
                 self._open += 1
                 self._aside(self._refuse(raw, message, type(error).__name__))
                 continue
+            if self._elsewhere(delivery.account):
+                message.left -= 1
+                continue
+            parcel = Parcel(delivery, self, message)
             if parcel.id in self._seen:
                 self._counts["repeats"] += 1
                 message.left -= 1
@@ -165,6 +173,13 @@ class Deliveries:
                 self._turns[parcel.delivery.customer] = deque()
                 self._offer(parcel)
         await self._finish_one(message)
+
+    def _elsewhere(self, account: str) -> bool:
+        """Whether it is for an account that others serve."""
+        if self._accounts is None or account in self._accounts:
+            return False
+        self._counts["others"] += 1
+        return True
 
     async def _room(self) -> None:
         while self._open >= self._in_flight:
@@ -241,18 +256,24 @@ class Deliveries:
 
     async def _refuse(self, raw: msgspec.Raw, message: Held, reason: str) -> None:
         """A delivery of a newer hub that this library cannot read: it is not sent, and says so."""
-        self._counts["unreadable"] += 1
-        _log.error("gateway.delivery_unreadable", sequence=message.taken.sequence, error=reason)
         try:
             ids = _IDS.decode(raw)
-            await self.report(ids.id, ids.customer, "failed", failure="config", code="unreadable")
-        except msgspec.MsgspecError:
-            pass  # no name to tell it by; the log has said it
+            if not self._elsewhere(ids.account):
+                self._unreadable(message, reason)
+                await self.report(
+                    ids.id, ids.customer, "failed", failure="config", code="unreadable"
+                )
+        except msgspec.MsgspecError:  # no name to tell it by
+            self._unreadable(message, reason)
         except GatewayError as error:
             self.give_up(error)
             return
         self._leave()
         await self._finish_one(message)
+
+    def _unreadable(self, message: Held, reason: str) -> None:
+        self._counts["unreadable"] += 1
+        _log.error("gateway.delivery_unreadable", sequence=message.taken.sequence, error=reason)
 
     def give_up(self, error: GatewayError) -> None:
         """A report was not stored, for good: end with its error."""

@@ -30,6 +30,7 @@ class Kind:
     """One sort of provider."""
 
     channel: str
+    """"": any."""
     table: str
     """Its table in `accounts.toml`."""
     module: str
@@ -68,6 +69,8 @@ class Kind:
     provider's request concerns, or is the reply. Without one: the account it names."""
     limits_of: str = ""
     """`module:function` of the account's table: documented limits that depend on it."""
+    outside: bool = False
+    """A gateway of the user's own sends what is for it: the hub reads past that."""
 
     def config(self) -> type:
         """The type of its table."""
@@ -111,6 +114,15 @@ _WECOM_IDENTITY: Final = "channels.wecom.config:identity"
 _WECOM_DIRECTORY: Final = "channels.wecom.callbacks:Directory"
 
 PROVIDERS: Final[dict[str, Kind]] = {
+    "gateway": Kind(
+        "",
+        "gateway",
+        "channels.outside",
+        "OutsideConfig",
+        "",
+        "the gateway's own",
+        outside=True,
+    ),
     "smpp": Kind(
         "sms",
         "smpp",

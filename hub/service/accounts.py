@@ -80,7 +80,9 @@ def read_accounts(path: Path) -> list[AccountConfig]:
     for account in accounts:
         try:
             limits_of(account)
-            PROVIDERS[account.provider].make(account, _Nobody(), SystemClock(), random.Random())
+            kind = PROVIDERS[account.provider]
+            if not kind.outside:
+                kind.make(account, _Nobody(), SystemClock(), random.Random())
         except ConfigError as error:
             message = error.message
             if account.name not in message:

@@ -239,6 +239,18 @@ async def test_an_expired_delivery_is_not_given_out(world: World) -> None:
     assert await world.statuses() == {"shop:i-1:1": ["failed/expired", "unknown/expired"]}
 
 
+async def test_accounts_of_others_are_passed_over(world: World) -> None:
+    strange = delivery(1) | {"priority": {"of": "a newer hub"}}
+    await world.tell(delivery(2), delivery(3, account="inbox"), strange)
+    await world.tell(delivery(4))
+    async with world.gateway(accounts={"inbox"}) as gateway:
+        (three,) = await take(gateway.deliveries())
+        await three.sent()
+        await eventually(lambda: world.acknowledged(2))
+        assert gateway.counts["others"] == 3
+    assert await world.statuses() == {"shop:i-3:1": ["sent"]}
+
+
 async def test_what_cannot_be_read_is_reported_and_passed_over(world: World) -> None:
     strange = delivery(1) | {"priority": {"of": "a newer hub"}}
     await world.tell(strange, delivery(2))
@@ -398,6 +410,9 @@ async def test_connecting_says_what_is_wrong(tmp_path: Path) -> None:
     for bad in (("GW", "sms", 1), ("gw", "fax", 1), ("gw", "sms", 0)):
         with pytest.raises(ConfigError):
             Gateway(server.url, bad[0], bad[1], in_flight=bad[2])
+    for accounts in ("inbox", []):
+        with pytest.raises(ConfigError, match="accounts"):
+            Gateway(server.url, "gw", "sms", accounts=accounts)
 
 
 def test_seen_is_bounded() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from actors import account_intake, account_runner
-from channels.accounts import BreakerTable
+from channels.accounts import AccountConfig, BreakerTable
 from channels.provider import Link
 from hub.checkers.account_records import AccountHistory
 from hub.checkers.attempts import LeavesInOrder
@@ -62,6 +62,17 @@ def test_beyond_the_bound_it_waits_its_turn_in_its_order(monkeypatch: pytest.Mon
         assert place(bench, "ad") < place(bench, "two") < place(bench, "three")
 
     scene()(play)()
+
+
+@scene(config(), AccountConfig(name="inbox", channel="sms", provider="gateway"))
+async def test_what_a_gateway_sends_is_read_past(bench: Bench) -> None:
+    bench.deliver("one", "two", account="inbox")
+    bench.deliver("code", account="inbox", urgent=True)
+    bench.deliver("nobody", account="unknown")
+    bench.deliver("ours")
+    await bench.until(lambda: len(bench.told()) == 2)
+    assert bench.log == [("sms", "shop:ours:1")]
+    assert "shop:nobody:1 failed config" in bench.told()
 
 
 @scene()

@@ -95,6 +95,39 @@ def test_what_is_wrong_is_named(text: str, said: str) -> None:
     assert said in caught.value.message
 
 
+OUTSIDE = '[[accounts]]\nname = "inbox"\nchannel = "sms"\nprovider = "gateway"\n'
+
+
+def test_a_gateway_may_serve_an_account_of_any_channel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PW", "secret12")
+    path = tmp_path / "accounts.toml"
+    path.write_text(GOOD + OUTSIDE + OUTSIDE.replace("inbox", "box").replace("sms", "push"))
+    found = [(account.name, account.channel) for account in read_accounts(path)]
+    assert found == [("sms", "sms"), ("inbox", "sms"), ("box", "push")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (OUTSIDE + 'failover = "sms"\n', "account inbox: failover: the gateway sends"),
+        (OUTSIDE + '[accounts.limits]\naccount = ["1/s"]\n', "account inbox: limits: the gateway"),
+        (OUTSIDE + '[accounts.gateway]\nurl = "x"\n', "account inbox: gateway: url: unknown key"),
+        (OUTSIDE.replace("sms", "fax"), "account inbox: channel"),
+        (OUTSIDE.replace("inbox", "push").replace("sms", "push"), "named like its channel"),
+        (
+            GOOD.replace('"sms"', '"a"', 1).replace(SMPP, 'failover = "inbox"\n' + SMPP) + OUTSIDE,
+            "account a: failover: the hub does not send by inbox",
+        ),
+    ],
+)
+def test_what_a_gateway_serves_the_hub_neither_limits_nor_hands_over(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(text if text.startswith("version") else GOOD + text)
+    assert said in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -203,7 +236,7 @@ def test_accounts_that_cannot_be(entries: list[tuple[str, str, str]], problem: s
         shared(*(sharing(*entry) for entry in entries))
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("name", [name for name in PROVIDERS if not PROVIDERS[name].outside])
 def test_every_provider_has_all_that_an_account_asks_of_one(name: str) -> None:
     kind = PROVIDERS[name]
     made = getattr(import_module(kind.module), kind.provider_name)
