@@ -16,6 +16,8 @@ WECHAT = "wm"
 """How WeCom's names of customers begin."""
 WECHAT_EVERY = 20
 """One of so many customers came by WeChat: the shop knows them by what WeCom calls them."""
+CLUB = 3
+"""Two of so many customers are members of the club."""
 _MARK = re.compile(r"#([a-z]+-[0-9-]+)")
 
 
@@ -60,6 +62,11 @@ def chosen(what: str, of: int) -> int:
 def known_as(customer: str) -> str:
     """The key of a customer's conversation."""
     return customer if chosen(f"{customer} wechat", WECHAT_EVERY) else f"{WECHAT}{customer}"
+
+
+def in_club(customer: str) -> bool:
+    """Whether a customer is a member of the club."""
+    return chosen(f"{customer} club", CLUB) > 0
 
 
 def by_wechat(purchases: list[Purchase]) -> list[str]:

@@ -102,15 +102,15 @@ def sent_by(
 
 def pushed_by(
     accounts: Path,
-    records: tuple[Path, Path],
+    records: tuple[Path, Path, Path],
     logs: list[AttemptLog],
     last: dict[str, int],
 ) -> pushing.Pushes:
-    """What the accounts that push did. Raises ConfigError."""
+    """What the accounts that push did, and the gateway. Raises ConfigError."""
     names = {log.account for log in logs}
     mine = [each for each in load_accounts(accounts) if each.name in names]
-    at_fcm, at_grid = map(read_record, records)
-    return pushing.Pushes(mine, at_fcm, at_grid, logs, last)
+    at_fcm, at_grid, in_inbox = map(read_record, records)
+    return pushing.Pushes(mine, at_fcm, at_grid, in_inbox, logs, last)
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from benchmarks.demo.cdnow import WECHAT, Purchase, addresses, chosen, mark, number_of
+from benchmarks.demo import push
+from benchmarks.demo.cdnow import WECHAT, Purchase, addresses, chosen, in_club, mark, number_of
 from benchmarks.demo.partitions import partition_of
-from benchmarks.demo.push import devices
 
 APP = "shop"
 ZONES = (
@@ -41,8 +41,6 @@ BATCH = 100
 """Purchases in one array at most: two intents each, of the 256 objects that are allowed."""
 SIGN_INS = 200
 """In one array."""
-CLUB = 3
-"""Two of so many customers are members of the club."""
 DOWN = ["push", "wecom", "sms"]
 """The route of order notices to those who came by WeChat and had the app: all there is."""
 
@@ -63,10 +61,10 @@ class Outgoing:
 def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Iterator[Outgoing]:
     """Everything the shop publishes, in order. `now` dates the offers that end soon.
 
-    First the devices on which its customers have its app, as it tells of them at a sign-in. Two of
-    three customers are members of the club: they hear of their purchases once a week, in arrays on
-    the bulk lane, and get offers in the app alone, if they have it. The others hear of each at
-    once.
+    First the devices on which its customers have its app, and their inboxes, as it tells of them at
+    a sign-in. Two of three customers are members of the club: they hear of their purchases once a
+    week, in arrays on the bulk lane, and get offers in the app alone, or in their inbox. The others
+    hear of each at once.
     """
     yield from sign_ins(purchases, partitions)
     mistakes = _mistakes()
@@ -77,7 +75,7 @@ def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Itera
             yield from _batches(week, number_of_week, now)
             week.clear()
             number_of_week = purchase.week
-        if chosen(f"{purchase.customer} club", CLUB):
+        if in_club(purchase.customer):
             week[partition_of(purchase.customer, partitions)].append(purchase)
         else:
             one = _purchase_message(purchase, now)
@@ -92,10 +90,10 @@ def messages(purchases: list[Purchase], now: datetime, partitions: int) -> Itera
 
 
 def sign_ins(purchases: list[Purchase], partitions: int) -> Iterator[Outgoing]:
-    """A command for every device of every customer, in arrays by partition."""
+    """A command for every push address of every customer, in arrays by partition."""
     waiting: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for customer in dict.fromkeys(purchase.customer for purchase in purchases):
-        for number, address in enumerate(devices(customer)):
+        for number, address in enumerate(push.addresses(customer)):
             command = {"id": f"sign-in-{customer}-{number}", "app": APP, "customer": customer}
             command |= {"op": "profile.set", "to": {"push": address}}  # type: ignore[dict-item]
             waiting[partition_of(customer, partitions)].append(command)
@@ -129,7 +127,7 @@ def _purchase_message(purchase: Purchase, now: datetime) -> Outgoing:
 
 
 def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
-    """The order notice, and the offer that follows it, if any."""
+    """The order notice, and the offer that follows it."""
     number, customer = purchase.number, purchase.customer
     notice: dict[str, Any] = {
         "id": f"order-{number}",
@@ -144,7 +142,7 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
     }
     if to := addresses(customer):
         notice["to"] = to
-    if customer.startswith(WECHAT) and devices(customer):
+    if customer.startswith(WECHAT) and push.devices(customer):
         notice["route"] = DOWN
     offer: dict[str, Any] = {
         "id": f"offer-{number}",
@@ -156,9 +154,7 @@ def _intents(purchase: Purchase, now: datetime) -> list[dict[str, Any]]:
             "push": {"title": "For you", "text": "10% off your next order", "link": "shop://next"},
         },
     }
-    if chosen(f"{customer} club", CLUB):
-        if not devices(customer):
-            return [notice]
+    if in_club(customer):
         offer["route"] = ["push"]
     kind = chosen(f"offer {number}", 10)
     if kind < 2:  # a flash sale: better never than late

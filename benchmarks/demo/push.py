@@ -1,4 +1,7 @@
-"""Push in the demo: FCM, and a partner's own system, called the grid: fakes, as two processes.
+"""Push in the demo: FCM, a partner's own system, called the grid, and the shop's inbox.
+
+The first two are fakes, as two processes, and the hub sends to them by accounts of its own. What is
+for the inbox a gateway of the shop's takes: benchmarks/demo/gateway.py.
 
 FCM tells nothing of what it took; the grid is posted signed webhooks, and posts signed receipts
 back: some twice, some late and so in the wrong order, some never.
@@ -12,12 +15,14 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks.demo.cdnow import WECHAT, chosen
+from benchmarks.demo.cdnow import WECHAT, chosen, in_club
 from channels.push.fake.webhook import SECRET
 from channels.sms.fake.faults import Odds
 
 PHONES, GRID = "push", "grid"
 """The accounts: devices at FCM, which need not name their account, and the grid."""
+INBOX: Final = "inbox"
+"""The account that the shop's gateway serves."""
 ACCOUNTS = (PHONES, GRID)
 CREDENTIALS = "fcm-credentials.json"
 """The key file that the fake FCM writes."""
@@ -70,6 +75,13 @@ def devices(customer: str) -> list[str]:
         gone_too = chosen(f"{customer} phone {number} gone", 100) < GONE
         found.append(phone(customer, number, gone=gone_too))
     return found
+
+
+def addresses(customer: str) -> list[str]:
+    """What the shop tells the hub of a customer: devices, or for a member of the club who has none
+    of them the inbox that everybody has who signs in to the shop."""
+    found = devices(customer)
+    return found or ([f"{INBOX}/{customer}"] if in_club(customer) else [])
 
 
 def phone(customer: str, number: int, *, gone: bool) -> str:

@@ -1,4 +1,5 @@
-"""What was pushed, from the records of FCM and the grid and from the streams: counts, promises."""
+"""What was pushed, from the records of FCM, the grid and the inbox and from the streams: counts,
+promises."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmarks.demo.attempts import AttemptLog
-from benchmarks.demo.push import ACCOUNTS, GRID, PHONES
+from benchmarks.demo.push import ACCOUNTS, GRID, INBOX, PHONES
 from benchmarks.demo.sent import FLIGHT_MS, rules_of
 from channels.accounts import AccountConfig
 from hub.checkers import Handed, History, Told, Violation
@@ -35,6 +36,8 @@ class Pushes:
     """The record of the fake FCM."""
     at_grid: list[dict[str, Any]]
     """The record of the grid."""
+    in_inbox: list[dict[str, Any]]
+    """The record of the shop's gateway."""
     logs: list[AttemptLog]
     last: Mapping[str, int]
     """Account to the sequence in LEDGER of its last delivery that was waited for."""
@@ -122,7 +125,7 @@ def check(pushes: Pushes, history: History) -> list[Violation]:
         decided=[each for log in pushes.logs for each in log.decided],
         openings=[each for log in pushes.logs for each in log.openings],
         limits=[rule for account in pushes.accounts for rule in rules_of(account)],
-        keyed=frozenset([GRID]),
+        keyed=frozenset([GRID, INBOX]),
         confirmed=[
             Confirmed(line["at"], GRID, line["delivery"], 0, 1, line["status"])
             for line in pushes.confirmed
@@ -140,6 +143,9 @@ def _submits(pushes: Pushes, app_of: Mapping[str, str]) -> Iterator[Submit]:
     for line in pushes.posts:
         delivery = line["delivery"]
         yield Submit(line["at"], GRID, delivery, app_of.get(delivery, ""), line["to"])
+    for line in pushes.in_inbox:
+        delivery = line["delivery"]
+        yield Submit(line["at"], INBOX, delivery, app_of.get(delivery, ""), line["to"])
 
 
 def _pushed(pushes: Pushes) -> Iterator[Pushed]:
@@ -148,6 +154,8 @@ def _pushed(pushes: Pushes) -> Iterator[Pushed]:
         yield Pushed(line["at"], PHONES, delivery, line["to"], bool(line["id"]))
     for line in pushes.posts:
         yield Pushed(line["at"], GRID, line["delivery"], line["to"], line["took"], line["id"])
+    for line in pushes.in_inbox:
+        yield Pushed(line["at"], INBOX, line["delivery"], line["to"], line["took"])
 
 
 # ---- counts --------------------------------------------------------------------------------------
@@ -185,7 +193,7 @@ def _count_words(facts: PushFacts, pushes: Pushes, history: History) -> None:
             known = words.get(message.delivery)
             if known is None or _ORDER[message.status] > _ORDER[known.status]:
                 words[message.delivery] = message
-    facts.reported = {account: Counter() for account in ACCOUNTS}
+    facts.reported = {account: Counter() for account in (*ACCOUNTS, INBOX)}
     at_fcm = {line["data"].get(ID_KEY, "") for line in pushes.at_fcm if line["id"]}
     dead: set[tuple[str, str]] = set()
     for handed in handed_of(history):

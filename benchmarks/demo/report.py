@@ -133,7 +133,7 @@ def _published(run: Run) -> Table:
     table.add_row(
         "purchases",
         f"{words['purchases']:,}",
-        f"an order notice each, and many an offer, to {run.customers:,} customers{cut}",
+        f"an order notice and an offer each, to {run.customers:,} customers{cut}",
     )
     table.add_row(
         "  in messages",
@@ -179,7 +179,7 @@ def _became(run: Run, facts: Facts) -> Table:
 
 
 _WHO = {
-    "push": "by an account at FCM, and one that posts signed webhooks",
+    "push": "by accounts at FCM and of signed webhooks, and by a gateway over NATS",
     "sms": "by an account at an SMS centre",
     "wecom": "by four accounts of a corp",
 }
@@ -255,7 +255,7 @@ def _sent(facts: Facts, sent: Sent, sms: SentFacts) -> Table:
 
 
 def _pushed(pushed: PushFacts) -> Table:
-    table = _table("What was pushed", "count", "FCM and a partner's system: fakes, each a process")
+    table = _table("What was pushed", "count", "FCM, a partner's system, a gateway: each a process")
     add_pushes(table, pushed)
     return table
 
@@ -299,7 +299,7 @@ def _among(run: Run, facts: Facts, parts: Parts) -> dict[str, int]:
     sent, sms, talks, spoken, pushes, pushed = parts
     openings = [each for log in (*talks.logs, *pushes.logs) for each in log.openings]
     taken = len(talks.seen.taken)
-    requests = len(pushes.at_fcm) + len(pushes.posts)
+    requests = len(pushes.at_fcm) + len(pushes.posts) + len(pushes.in_inbox)
     return {
         "intents": facts.intents,
         "deliveries": run.deliveries,

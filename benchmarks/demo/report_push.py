@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from benchmarks.demo.push import GRID, PHONES
+from benchmarks.demo.push import GRID, INBOX, PHONES
 from benchmarks.demo.pushed import PushFacts
 
 
@@ -45,6 +45,14 @@ def add_pushes(table: Table, facts: PushFacts) -> None:
         f"{words.total():,}",
         f"signed: {words['delivered']:,} delivered, {words['read']:,} read, {words['failed']:,} "
         f"failed, some twice, late or in the wrong order; {facts.dead[GRID]:,} addresses are gone",
+    )
+    inbox = facts.reported[INBOX]
+    table.add_row(
+        "to the shop's own inbox",
+        f"{inbox.total():,}",
+        "by a gateway of the shop over plain NATS, in a process of its own: it reported "
+        f"{inbox['delivered'] + inbox['read']:,} delivered, {inbox['read']:,} of them read; "
+        f"{facts.dead[INBOX]:,} inboxes are gone",
     )
     if facts.replaced:
         table.add_row(

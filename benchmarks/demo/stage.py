@@ -77,6 +77,8 @@ class Stage:
         """The record of FCM."""
         self.posts = directory / "grid.jsonl"
         """The record of the grid."""
+        self.inbox = directory / "inbox.jsonl"
+        """The record of the shop's gateway."""
         self._children: list[Child] = []
 
     async def start_fakes(self) -> Fakes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.demo import people, push, pushed, stage, talks, wecom
+from benchmarks.demo import gateway, people, push, pushed, stage, talks, wecom
 from channels.accounts import AccountConfig, parse_accounts
 from channels.push.fake.fcm import FakeFcm
 from hub.checkers import History
@@ -34,13 +34,14 @@ def accounts() -> dict[str, AccountConfig]:
 
 
 class AtPush:
-    """What FCM and the grid make of a recorder's pushes, at once: what is gone is told as dead, and
-    what follows from that is decided."""
+    """What FCM, the grid and the shop's gateway make of a recorder's pushes, at once: what is gone
+    is told as dead, and what follows from that is decided."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.at_fcm: list[dict[str, Any]] = []
         self.at_grid: list[dict[str, Any]] = []
+        self.in_inbox: list[dict[str, Any]] = []
         self._taken = 0
 
     def takes(self) -> None:
@@ -60,6 +61,13 @@ class AtPush:
             line = {"id": "" if gone else f"0:{delivery.id}", "data": data, "fate": fate}
             self.at_fcm.append(common | line)
             self._tell(delivery, "failed" if gone else "sent")
+            return
+        if delivery.account == push.INBOX:
+            answered = gateway.answers(delivery.id, delivery.to)
+            took = answered[0][0] == "delivered"
+            self.in_inbox.append(common | {"delivery": delivery.id, "took": took})
+            for status, _ in answered:
+                self._tell(delivery, status)
             return
         name, status = {"delivery": delivery.id}, "failed" if gone else "delivered"
         line = {"kind": "posted", "id": f"dlv_{delivery.id}", "try": 1, "fate": "accept"}
@@ -81,8 +89,8 @@ class AtPush:
         """As a run of the demo finds them."""
         mine = [accounts()[name] for name in push.ACCOUNTS]
         newest = max(handed.sequence for handed in self.recorder.handed)
-        last = dict.fromkeys(push.ACCOUNTS, newest)
-        return pushed.Pushes(mine, self.at_fcm, self.at_grid, [], last)
+        last = dict.fromkeys((*push.ACCOUNTS, push.INBOX), newest)
+        return pushed.Pushes(mine, self.at_fcm, self.at_grid, self.in_inbox, [], last)
 
 
 class AtWecom:

@@ -255,7 +255,8 @@ def printed(history: History, found: facts.Facts, violations: list[Violation]) -
 
 def test_every_kind_of_customer_has_devices():
     names = accounts()
-    assert {names[name].channel for name in push.ACCOUNTS} == {"push"}
+    assert {names[name].channel for name in (*push.ACCOUNTS, push.INBOX)} == {"push"}
+    assert names[push.INBOX].provider == "gateway"
     assert names[push.PHONES].settings.id_key == pushed.ID_KEY
     everybody = [cdnow.known_as(f"{number:05d}") for number in range(4_000)]
     found = {customer: push.devices(customer) for customer in everybody}
@@ -273,10 +274,13 @@ def test_pushes_are_counted_and_held_against_the_streams():
     counted = pushed.count(pushes, history)
     assert counted.handed == counted.dispatches + len(history.copies) > counted.dispatches
     assert (
-        counted.taken + counted.once + sum(line["fate"] == "UNREGISTERED" for line in pushes.at_fcm)
+        sum(line["fate"] in ("accept", "UNREGISTERED") for line in pushes.at_fcm)
+        + counted.once
+        + counted.reported[push.INBOX].total()
         == counted.handed
     )
     assert counted.dead[push.PHONES] and counted.receipts["delivered"]
+    assert counted.reported[push.INBOX].keys() >= {"delivered", "read"}
 
     def broken(**more: Any) -> set[str]:
         changed = dataclasses.replace(pushes, **more)
@@ -289,6 +293,10 @@ def test_pushes_are_counted_and_held_against_the_streams():
     posted = next(line for line in pushes.at_grid if line["kind"] == "posted")
     again = {**posted, "try": 2, "took": False}
     assert broken(at_grid=[*pushes.at_grid, again]) == set()
+    stored = next(line for line in pushes.in_inbox if line["took"])
+    assert "taken-twice" in broken(in_inbox=[*pushes.in_inbox, stored])
+    without = [line for line in pushes.in_inbox if line is not stored]
+    assert broken(in_inbox=without) == {"told-as-sent-and-not-taken"}
     other = again | {"id": "dlv_other"}
     assert broken(at_grid=[*pushes.at_grid, other]) == {"repeated-under-another-key"}
 
@@ -311,7 +319,7 @@ def test_who_has_lost_the_app_gets_it_by_what_is_left():
     # A member's offer is for the app alone.
     assert Counter(channels) == {
         "push": 2,
-        "sms": 1 if cdnow.chosen(f"{stranded} club", purchases.CLUB) else 2,
+        "sms": 1 if cdnow.in_club(stranded) else 2,
     }
 
 
