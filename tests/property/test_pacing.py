@@ -301,8 +301,8 @@ def test_an_account_that_may_send_does(limits, seed):
         for limit in limits
     )
     while account.waiting or account.open:
-        account.step(60_000)
         assert account.now <= NOW + demanded + 10_000
+        account.step(60_000)
     assert overfull(limits, ZONES[0], account.left) == []
 
 
