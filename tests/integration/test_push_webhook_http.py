@@ -29,11 +29,10 @@ from tests.support.push_webhook import (
     OTHER_SECRET,
     PRIVATE_KEY,
     SECRET,
-    Heard,
     config,
     provider,
 )
-from tests.support.sms_web import delivery, submission
+from tests.support.sms_web import Told, delivery, submission
 
 ID = "shop:order.1:1"
 TO = "till-7"
@@ -49,7 +48,7 @@ async def fake() -> AsyncIterator[FakeWebhook]:
 
 @asynccontextmanager
 async def running(
-    heard: Heard, settings: WebhookConfig, notes: dict[str, bytes] | None = None
+    heard: Told, settings: WebhookConfig, notes: dict[str, bytes] | None = None
 ) -> AsyncIterator[WebhookProvider]:
     sender = provider(heard, settings)
     sender.start(notes or {})
@@ -59,7 +58,7 @@ async def running(
         await sender.stop(0.1)
 
 
-async def sent(heard: Heard, sender: WebhookProvider, id: str = ID, **more: Any) -> Answer:
+async def sent(heard: Told, sender: WebhookProvider, id: str = ID, **more: Any) -> Answer:
     """The answer to one try."""
     ready = sender.prepare(delivery({"text": "hush!"}, id=id, to=TO))
     heard.answers.pop(id, None)
@@ -93,7 +92,7 @@ async def test_a_delivery_is_posted_and_verified(keys: str) -> None:
             FakeWebhook(secrets=(), public_key=public),
         ),
     }[keys]
-    url, heard = await theirs.start(), Heard()
+    url, heard = await theirs.start(), Told()
     async with running(heard, config(url, **mine)) as sender:
         answer = await sent(heard, sender)
     ((id, seen),) = theirs.seen.items()
@@ -121,7 +120,7 @@ async def test_a_delivery_is_posted_and_verified(keys: str) -> None:
 async def test_a_delivery_is_repeated_under_its_id_until_it_is_answered(
     fake: FakeWebhook, trouble: Trouble, more: dict[str, Any], expected: Any
 ) -> None:
-    heard = Heard()
+    heard = Told()
     fake.trouble = msgspec.structs.replace(trouble, times=1)
     async with running(heard, config(fake.url, connect_s=0.2, answer_s=0.2)) as sender:
         answer = await sent(heard, sender, **more)
@@ -138,7 +137,7 @@ async def test_a_delivery_is_repeated_under_its_id_until_it_is_answered(
 
 
 async def test_a_redirect_is_not_followed(fake: FakeWebhook) -> None:
-    heard = Heard()
+    heard = Told()
     fake.trouble = Trouble("redirect", times=1)
     async with running(heard, config(fake.url)) as sender:
         answer = await sent(heard, sender)
@@ -149,7 +148,7 @@ async def test_a_redirect_is_not_followed(fake: FakeWebhook) -> None:
 
 
 async def test_a_410_ends_it_for_whoever_owns_the_account_next(fake: FakeWebhook) -> None:
-    heard, settings = Heard(), config(fake.url)
+    heard, settings = Told(), config(fake.url)
     fake.trouble = Trouble(status=410, times=1)
     async with running(heard, settings) as sender:
         answer = await sent(heard, sender)
@@ -159,7 +158,7 @@ async def test_a_410_ends_it_for_whoever_owns_the_account_next(fake: FakeWebhook
     ((name, note),) = heard.bundles[-1].notes.items()
     assert name == "disabled" and note is not None and b"127" not in note
 
-    after = Heard()
+    after = Told()
     async with running(after, settings, {name: note}) as sender:
         assert after.links == [Link(window=0, reason=WHY_DISABLED, config=True)]
         assert (await sent(after, sender)).kind == "retry"
@@ -172,7 +171,7 @@ async def test_a_410_ends_it_for_whoever_owns_the_account_next(fake: FakeWebhook
 
 
 async def test_what_is_under_way_at_a_410_is_answered(fake: FakeWebhook) -> None:
-    heard = Heard()
+    heard = Told()
     fake.plan = Plan(1, Odds(latency_ms=50))
     async with running(heard, config(fake.url)) as sender:
         ready = sender.prepare(delivery(id="shop:slow:1", to=TO))
@@ -188,7 +187,7 @@ async def test_a_410_outlasts_a_pause_that_ends(
 ) -> None:
     """A redirect before it has begun a pause, whose end says that all is well."""
     monkeypatch.setattr("channels.sending.CONFIG_PAUSE_S", 0.01)
-    heard = Heard()
+    heard = Told()
     fake.plan = Plan(1, Odds(latency_ms=200))
     async with running(heard, config(fake.url)) as sender:
         sender.submit(submission(sender.prepare(delivery(id="shop:slow:1")), "shop:slow:1"))
@@ -218,7 +217,7 @@ async def test_a_name_that_leads_inside_gets_nothing(monkeypatch: pytest.MonkeyP
         ]
 
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
-    heard = Heard()
+    heard = Told()
     with capture_logs() as logs:
         async with running(heard, config("https://grid.example.com/x-k3y", connect_s=1)) as sender:
             assert await sent(heard, sender) == Answer("retry")
@@ -241,7 +240,7 @@ async def server() -> AsyncIterator[CallbackServer]:
 async def test_receipts_and_messages_come_back_signed(
     fake: FakeWebhook, server: CallbackServer
 ) -> None:
-    heard = Heard()
+    heard = Told()
     fake.callback_url = server.url
     fake.plan = Plan(3, Odds(receipt_ms=10, duplicate_receipts=0.5, fail=0.5, early_receipts=0.3))
     ids = [f"shop:order-{n}:1" for n in range(20)]
@@ -268,7 +267,7 @@ async def test_what_the_fake_is_told_reports_and_writes_down(
     fake: FakeWebhook, server: CallbackServer, tmp_path: Path
 ) -> None:
     """Where the hub is, told by a line; dead addresses and readers; a record for checkers."""
-    heard = Heard()
+    heard = Told()
     await fake.hear(json.dumps({"callback_url": server.url}).encode())
     fake.recorder = Recorder(tmp_path / "record")
     reader, gone = "shop:order-1:1", "shop:order-2:1"
@@ -300,7 +299,7 @@ async def test_what_the_fake_is_told_reports_and_writes_down(
 
 
 async def test_who_has_not_the_key_is_refused(fake: FakeWebhook, server: CallbackServer) -> None:
-    heard = Heard()
+    heard = Told()
     fake.callback_url = server.url
     async with running(heard, config(fake.url, receive_secret=OTHER_SECRET)) as sender:
         server.provider = sender
@@ -323,14 +322,14 @@ async def told(peer: peers.Peer, name: str) -> Any:
 
 
 async def test_npm_verifies_what_we_post(peer: tuple[peers.Peer, dict[str, Any]]) -> None:
-    heard, (theirs, ready) = Heard(), peer
+    heard, (theirs, ready) = Told(), peer
     keys = {"secret": OTHER_SECRET, "old_secret": SECRET, "private_key": PRIVATE_KEY}
     async with running(heard, config(ready["url"], **keys)) as sender:
         prepared = sender.prepare(delivery({"text": "验证码 🔑"}, id=ID, to=TO))
         sender.submit(submission(prepared, ID))
         assert await heard.answer(ID) == Answer("accepted")
     assert (await told(theirs, "verified"))["data"]["content"] == {"text": "验证码 🔑"}
-    async with running(Heard(), config(ready["url"], secret=OLD_SECRET)) as sender:
+    async with running(Told(), config(ready["url"], secret=OLD_SECRET)) as sender:
         assert (await sent(sender._events, sender)).code == "HTTP 401"  # type: ignore[arg-type]
     assert await told(theirs, "refused") == "No matching signature found"
 
@@ -338,7 +337,7 @@ async def test_npm_verifies_what_we_post(peer: tuple[peers.Peer, dict[str, Any]]
 async def test_we_verify_what_npm_posts(
     peer: tuple[peers.Peer, dict[str, Any]], server: CallbackServer
 ) -> None:
-    heard, (theirs, ready) = Heard(), peer
+    heard, (theirs, ready) = Told(), peer
     server.provider = provider(heard, config(ready["url"]))
     body = '{"type": "receipt", "data": {"delivery": "shop:o:1", "status": "read", "code": "已读"}}'
     theirs.say({"post": server.url, "id": "msg_1", "body": body})
@@ -353,7 +352,7 @@ async def test_the_fake_is_a_command() -> None:
     command = (sys.executable, "-m", "channels.push.fake.webhook", "--secret", SECRET)
     process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
     assert process.stdin is not None and process.stdout is not None
-    heard = Heard()
+    heard = Told()
     try:
         ready = json.loads(await process.stdout.readline())
         process.stdin.write(b'{"answer": {"status": 500, "times": 1}}\n{"mo": 7}\n')

@@ -6,7 +6,6 @@ import base64
 import random
 from typing import Any
 
-from channels.provider import Bundle, Stored
 from channels.push.webhook.config import WebhookConfig
 from channels.push.webhook.provider import WebhookProvider
 from hub.clock import Clock, SystemClock
@@ -19,18 +18,6 @@ PRIVATE_KEY = "whsk_VEVTVFNJR05JTkdLRVlET05PVFVTRVRISVNGT1JBTlk="
 URL = "https://grid.example.com/push"
 
 
-class Heard(Told):
-    """Bundles beside the rest, stored as they are bidden."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bundles: list[Bundle] = []
-
-    def bundle(self, bundle: Bundle, stored: Stored) -> None:
-        self.bundles.append(bundle)
-        self._confirm(stored)
-
-
 def config(url: str = URL, **more: Any) -> WebhookConfig:
     """A table with a secret, for a system on this machine unless it says otherwise."""
     fields = {"url": url, "secret": SECRET, "private_networks": url.startswith("http://127.")}
@@ -38,7 +25,7 @@ def config(url: str = URL, **more: Any) -> WebhookConfig:
 
 
 def provider(
-    heard: Heard, settings: WebhookConfig | None = None, clock: Clock | None = None
+    heard: Told, settings: WebhookConfig | None = None, clock: Clock | None = None
 ) -> WebhookProvider:
     """One that is not started."""
     clock = clock or SystemClock()

@@ -8,6 +8,7 @@ from typing import Any
 
 from channels.provider import (
     Answer,
+    Bundle,
     Link,
     Prepared,
     ProviderInbound,
@@ -54,6 +55,7 @@ class Told:
         self.answers: dict[str, list[Answer]] = {}
         self.receipts: list[ProviderReceipt] = []
         self.inbounds: list[ProviderInbound] = []
+        self.bundles: list[Bundle] = []
         self.links: list[Link] = []
         self.counts: dict[str, int] = {}
         self.store: bool | None = True
@@ -70,6 +72,10 @@ class Told:
 
     def inbound(self, inbound: ProviderInbound, stored: Stored) -> None:
         self.inbounds.append(inbound)
+        self._confirm(stored)
+
+    def bundle(self, bundle: Bundle, stored: Stored) -> None:
+        self.bundles.append(bundle)
         self._confirm(stored)
 
     def _confirm(self, stored: Stored) -> None:

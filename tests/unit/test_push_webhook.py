@@ -30,11 +30,10 @@ from tests.support.push_webhook import (
     OTHER_SECRET,
     PRIVATE_KEY,
     SECRET,
-    Heard,
     config,
     provider,
 )
-from tests.support.sms_web import NOW_MS, StillClock, delivery
+from tests.support.sms_web import NOW_MS, StillClock, Told, delivery
 
 NOW_S = NOW_MS // 1_000
 PUBLIC_KEY = public_text(private_key_of(PRIVATE_KEY, "private_key"))
@@ -522,7 +521,7 @@ def test_any_bytes_are_a_bundle_or_refused(body: bytes) -> None:
 # ---- the callback ------------------------------------------------------------------------------
 
 
-async def called(heard: Heard, body: bytes, method: str = "POST", **keys: Any) -> Any:
+async def called(heard: Told, body: bytes, method: str = "POST", **keys: Any) -> Any:
     settings = config(**keys)
     headers = signer().headers("w1", NOW_S, body)
     reply = await provider(heard, settings, StillClock()).callback(
@@ -532,7 +531,7 @@ async def called(heard: Heard, body: bytes, method: str = "POST", **keys: Any) -
 
 
 async def test_a_callback_is_answered_when_it_is_stored() -> None:
-    heard = Heard()
+    heard = Told()
     body = json.dumps({"type": "receipt", "data": RECEIPT}).encode()
     assert await called(heard, body) == (200, b'{"stored":1}')
     assert heard.bundles[0].receipts[0].delivery == "shop:order-1:1"
@@ -542,7 +541,7 @@ async def test_a_callback_is_answered_when_it_is_stored() -> None:
 
 
 async def test_a_callback_is_refused_in_words() -> None:
-    heard = Heard()
+    heard = Told()
     assert (await called(heard, b"{}", "GET"))[0] == 405
     assert (await called(heard, b"{}"))[0] == 400
     assert (await called(heard, b"x" * (BODY_BYTES + 1)))[0] == 413

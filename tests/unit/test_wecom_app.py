@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels.http import NotSent, Unanswered
-from channels.provider import Answer, Bundle, Callback, Prepared, Stored, Submission, Unsendable
+from channels.provider import Answer, Callback, Prepared, Submission, Unsendable
 from channels.wecom.app import AppConfig, AppProvider, check
 from channels.wecom.app_groups import CLOSED_NOTES, ClosedGroups
 from channels.wecom.app_rates import GroupRates, KnownMembers
@@ -68,25 +68,13 @@ class Scripted:
         return [body["touser"].split("|") for name, body in self.calls if name == "message/send"]
 
 
-class Heard(Told):
-    """Also what comes in bundles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bundles: list[Bundle] = []
-
-    def bundle(self, bundle: Bundle, stored: Stored) -> None:
-        self.bundles.append(bundle)
-        self._confirm(stored)
-
-
 class Bench:
     """A provider with its scripted client, started."""
 
     def __init__(
         self, config: AppConfig = CONFIG, notes: Mapping[str, bytes] | None = None
     ) -> None:
-        self.client, self.told = Scripted(), Heard()
+        self.client, self.told = Scripted(), Told()
         self.provider = AppProvider(
             config, None, self.told, StillClock(), random.Random(1), "app", self.client
         )
