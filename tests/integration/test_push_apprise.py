@@ -21,8 +21,7 @@ from channels.provider import Answer, Link, Unsendable
 from channels.push.apprise import AppriseConfig, AppriseProvider, Threads, check
 from hub.clock import SystemClock
 from hub.errors import ConfigError
-from tests.support.push_webhook import Heard
-from tests.support.sms_web import delivery, submission
+from tests.support.sms_web import Told, delivery, submission
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("apprise") is None,
@@ -62,7 +61,7 @@ class Service:
 
 
 @asynccontextmanager
-async def running(heard: Heard, url: str, **more: Any) -> AsyncIterator[AppriseProvider]:
+async def running(heard: Told, url: str, **more: Any) -> AsyncIterator[AppriseProvider]:
     settings = AppriseConfig(service_token=url, **more)
     chance = random.Random(1)
     provider = AppriseProvider(settings, None, heard, SystemClock(), chance, account="team")
@@ -74,7 +73,7 @@ async def running(heard: Heard, url: str, **more: Any) -> AsyncIterator[AppriseP
 
 
 async def sent(
-    heard: Heard, provider: AppriseProvider, id: str = "shop:o:1", **content: Any
+    heard: Told, provider: AppriseProvider, id: str = "shop:o:1", **content: Any
 ) -> Answer:
     one = delivery(content or {"text": "hush!"}, id=id, to=TO)
     provider.submit(submission(provider.prepare(one), id))
@@ -83,7 +82,7 @@ async def sent(
 
 @installed
 async def test_a_notification_is_sent_to_the_address() -> None:
-    heard = Heard()
+    heard = Told()
     async with Service() as service, running(heard, f"json://{service.address}/{{to}}") as provider:
         content = {"title": "订单", "text": "on its way", "link": "https://shop.example/7"}
         assert await sent(heard, provider, **content) == Answer("accepted")
@@ -96,7 +95,7 @@ async def test_a_notification_is_sent_to_the_address() -> None:
 @installed
 @pytest.mark.parametrize("status", [500, 400, 302])
 async def test_a_no_is_failed(status: int) -> None:
-    heard = Heard()
+    heard = Told()
     async with Service() as service, running(heard, f"json://{service.address}/") as provider:
         service.status = status
         assert await sent(heard, provider) == Answer("failed", failure="provider", code="FAILURE")
@@ -106,7 +105,7 @@ async def test_a_no_is_failed(status: int) -> None:
 @installed
 async def test_threads_that_hang_are_bounded_and_hold_nothing_up() -> None:
     """Two of two hang: what they were given is unknown, and the third never leaves."""
-    heard = Heard()
+    heard = Told()
     async with Service() as service:
         service.open.clear()
         async with running(
@@ -126,7 +125,7 @@ async def test_threads_that_hang_are_bounded_and_hold_nothing_up() -> None:
 
 @installed
 async def test_what_a_service_raises_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = Heard()
+    heard = Told()
 
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("hush!")
@@ -177,7 +176,7 @@ def test_without_the_package_the_check_says_what_to_do(monkeypatch: pytest.Monke
 
 @installed
 async def test_what_has_no_text_is_refused() -> None:
-    async with running(Heard(), "json://127.0.0.1:1/") as provider:
+    async with running(Told(), "json://127.0.0.1:1/") as provider:
         for content in ({"silent": True}, {"text": " "}, {"nothing": 1}, {"fcm": {}}):
             with pytest.raises(Unsendable) as raised:
                 provider.prepare(delivery(content))
