@@ -28,8 +28,11 @@ $(READY): requirements.lock pyproject.toml
 	$(PIP) check
 	@touch $@
 
+# What only computes goes side by side, in so many processes; what starts servers has the machine.
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not nats and not ray" --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "nats or ray"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -203,7 +203,7 @@ async def test_what_an_account_that_cannot_work_keeps_goes_on_by_the_clock(
 ) -> None:
     """One is refused its tokens, one reaches nothing: after `fallback_after` it is SMS's turn."""
     services.spare.grants.disabled = True
-    soon = rfc3339(SystemClock().now_ms() + 60_000)
+    soon = rfc3339(SystemClock().now_ms() + 30_000)
     async with application(hub, "rail") as rail:
         to = {"push": "spare/phone-of-h1", "sms": "13800000003"}
         await rail.says("h1", "h1", "hurry", "Platform 1", to=to)
@@ -450,7 +450,7 @@ def written(provider: str, table: str) -> str:
             'url = "https://example.com/push"\nsecret = "whsec_c2VjcmV0"',
             'webhook.secret: a secret is not written here; give { env = "NAME" }',
         ),
-        ("getiu", 'app_id = "a"', "provider: known are aliyun, apns, apprise, cmpp, fcm, getui"),
+        ("getiu", 'app_id = "a"', "provider: known are aliyun, apns, apprise, cmpp, fcm, gateway, getui"),
     ],
 )
 def test_a_wrong_file_is_told_by_name_and_place(

@@ -28,6 +28,14 @@ ID_KEY = "delivery"
 DO_S = 60.0
 
 
+async def _end_all() -> None:
+    """Whatever still runs in this loop."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+
+
 class PushServices:
     """FCM twice (`fcm`, `spare`), APNs if there is Node, browsers, and two systems that take
     webhooks (`grid`, and `till`)."""
@@ -62,6 +70,7 @@ class PushServices:
         """End, and the thread with them."""
         for fake in self._all():
             self.do(fake.stop())
+        self.do(_end_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
