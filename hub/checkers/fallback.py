@@ -102,12 +102,13 @@ class Fallback:
 
 
 def _keys(line: Line) -> set[tuple[str, str, str]]:
-    """Customer, app and collapse key of an intent, if it has any."""
-    return {
+    """Customer, app and collapse key of an intent, if it has one: of repeats that differ in it, any
+    may be what was decided."""
+    keys = {
         (each.message.customer, each.message.app, each.message.collapse_key)  # type: ignore[union-attr]
         for each in line.intents
-        if each.message.collapse_key is not None  # type: ignore[union-attr]
     }
+    return keys if len(keys) == 1 and None not in next(iter(keys)) else set()
 
 
 def _replacing(history: History) -> dict[tuple[str, str, str], list[tuple[int, int]]]:

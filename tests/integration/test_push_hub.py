@@ -450,7 +450,11 @@ def written(provider: str, table: str) -> str:
             'url = "https://example.com/push"\nsecret = "whsec_c2VjcmV0"',
             'webhook.secret: a secret is not written here; give { env = "NAME" }',
         ),
-        ("getiu", 'app_id = "a"', "provider: known are aliyun, apns, apprise, cmpp, fcm, gateway, getui"),
+        (
+            "getiu",
+            'app_id = "a"',
+            "provider: known are aliyun, apns, apprise, cmpp, fcm, gateway, getui",
+        ),
     ],
 )
 def test_a_wrong_file_is_told_by_name_and_place(

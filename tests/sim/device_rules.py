@@ -140,14 +140,14 @@ class DeviceRules(StepRules):
             group = [first, *(each for each in pushed if _of(each, first))]
             found = [(each.attempt // 100, each.account, each.to) for each in group]
             # The account of a device without one is as for any channel: seen by `windows` and caps.
-            stated = next((a for n, a, to in found if _split_back(customer, a, to) is None), "push")
-            expected = list(self._targets(customer, step, stated))
-            if found != expected:
-                self._complain("not to the devices there are", f"{found}, not {expected}")
+            accounts = {"push", *(a for _, a, to in found if to in dict(customer.devices))}
+            expected = [list(self._targets(customer, step, each)) for each in sorted(accounts)]
+            if found not in expected:
+                self._complain("not to the devices there are", f"{found}, none of {expected}")
             if len({bytes(each.content) for each in group}) > 1:
                 self._complain("devices get different things", first.id)
-            accounts = {each.id: each.account for each in group}
-            customer.dispatches[first.id] = _Dispatch(accounts, dict.fromkeys(accounts, ""))
+            by_id = {each.id: each.account for each in group}
+            customer.dispatches[first.id] = _Dispatch(by_id, dict.fromkeys(by_id, ""))
         if len(pushed) != sum(1 + sum(_of(e, f) for e in pushed) for f in firsts):
             self._complain("a device without a dispatch", [each.id for each in pushed])
 
@@ -220,9 +220,3 @@ def _split(address: str) -> tuple[str | None, str]:
     """Account and token; no token of these scenes has a slash but a URL."""
     account, slash, token = address.partition("/")
     return (account, token) if slash and ":" not in account else (None, address)
-
-
-def _split_back(customer: _Customer, account: str, token: str) -> str | None:
-    """The account in front of the address that this went to; None when it has none."""
-    with_account = f"{account}/{token}" in [address for address, _ in customer.devices]
-    return account if with_account else None

@@ -125,6 +125,28 @@ def test_every_attempt_has_its_number_and_goes_out_once():
     }
 
 
+def keyed(recorder: Recorder, *keys: str | None) -> History:
+    """The same, but that the messages published have had these collapse keys."""
+    history = altered(recorder)
+    for place, key in enumerate(keys):
+        one = history.published[place]
+        history.published[place] = replace(one, message=replace(one.message, collapse_key=key))
+    return history
+
+
+def test_what_was_replaced_is_not_tried_elsewhere():
+    recorder = Recorder(parse_policy(POLICY))
+    send(recorder, "a", "timed")
+    send(recorder, "b", "timed")
+    send(recorder, "a", "timed")  # once more, perhaps with other words
+    receipt(recorder, "a", 1, "failed")
+    assert states(recorder) == ["dispatched", "dispatched", "duplicate", "dispatched"]
+    wrong = {"tried-after-it-was-replaced"}
+    assert kinds(Fallback(), keyed(recorder, "k", "k", "k")) == wrong
+    assert kinds(Fallback(), keyed(recorder, "k", "l", "k")) == set()
+    assert kinds(Fallback(), keyed(recorder, None, "k", "k")) == set()  # the key came too late
+
+
 def test_a_repeat_a_day_later_is_no_new_life_when_it_is_a_fallback():
     recorder = Recorder(parse_policy(POLICY))
     send(recorder, "a", "timed", not_before=rfc3339(START_MS + HOUR_MS))
