@@ -50,8 +50,9 @@ def _replaced(account: Account, attempt: Attempt, now: int) -> bool:
         if entry.attempt.collapse != attempt.collapse:
             continue
         if entry.order > (attempt.sequence, attempt.place):
-            return True
-        if not entry.attempt.unsure:
+            if not entry.attempt.handed:
+                return True
+        elif not entry.attempt.unsure:
             account.refuse(entry.id, *SUPERSEDED, now)
     return False
 

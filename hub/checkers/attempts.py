@@ -120,7 +120,7 @@ class LeavesInOrder:
                 latest = max(latest, first)
                 if handed.delivery.urgent:
                     urgent = max(urgent, first)
-        found.extend(self._handed_over(history, lines))
+        found.extend(self._handed_over(history, lines, closed))
         return found
 
     @staticmethod
@@ -137,9 +137,13 @@ class LeavesInOrder:
         return found
 
     def _handed_over(
-        self, history: AccountHistory, lines: dict[tuple[str, str], list[Handed]]
+        self,
+        history: AccountHistory,
+        lines: dict[tuple[str, str], list[Handed]],
+        closed: dict[tuple[str, str], float],
     ) -> Iterator[Violation]:
-        """But what the first account had submitted already comes when it is refused."""
+        """But what the first account had submitted already, or may have, comes when it is known not
+        to have arrived."""
         placed = {
             (each.delivery.account, each.delivery.id): _decided(each) for each in history.handed
         }
@@ -147,7 +151,8 @@ class LeavesInOrder:
             latest: dict[tuple[str, bool], tuple[int, int]] = {}
             for handed in sorted(line, key=_decided):
                 via, urgent = handed.delivery.via, handed.delivery.urgent
-                if via is None or (via, handed.delivery.id) in history.first:
+                name = via or "", handed.delivery.id
+                if via is None or name in history.first or name in closed:
                     continue
                 before = placed.get((via, handed.delivery.id), (0, 0))
                 passed = [latest.get((via, False), before)]

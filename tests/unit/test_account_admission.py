@@ -144,6 +144,8 @@ def test_an_older_one_that_comes_late_does_not_wait() -> None:
     assert refused == ["shop:n5:1"]
     assert comes(7, handed=True) is None and refused == ["shop:n5:1"]
     assert comes(4, unsure=True) == ("superseded", "collapse-key")
+    queue.drop(queue.by_id["shop:n6:1"])  # what was handed over is older than its place says
+    assert comes(2) is None and refused == ["shop:n5:1"]
 
 
 @scene(MEMBER, resend=True)
