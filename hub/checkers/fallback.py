@@ -93,6 +93,8 @@ class Fallback:
         reported = (newest.outcome.delivery or "", newest.outcome.customer) in history.failures
         if asked or not calm or not reported:  # what was left may have been asked, or given up
             return
+        if not line.intents:  # a command has one channel
+            return
         hold_max_ms = duration_ms(policy.hold_max, "hold_max")
         until = min(expiry_of(each, hold_max_ms) for each in line.intents)
         if told.at_ms < min(until, newest.at_ms + limits.SEND_MEMORY_MS) and all(

@@ -10,7 +10,7 @@ import msgspec
 from actors.partition import Partition
 from hub.checkers import Handed, History, Published, Shown, Told, check_all
 from hub.checkers.records import follows, is_replaced
-from hub.contract.decode import decode
+from hub.contract.decode import Rejection, decode
 from hub.contract.subjects import REPLY_PREFIX
 from hub.contract.types import (
     AccountOrder,
@@ -73,7 +73,12 @@ def violations(world: World) -> list[str]:
 def _orders(history: History) -> list[str]:
     published = [each.message for each in history.published]
     orders = [message for message in published if isinstance(message, AccountOrder)]
-    return order_violations(orders, (told.outcome for told in history.outcomes))
+    invalid = [
+        (each.source, each.message.id, each.message.customer)
+        for each in history.published
+        if isinstance(each.message, Rejection)
+    ]
+    return order_violations(orders, invalid, (told.outcome for told in history.outcomes))
 
 
 def history_of(world: World) -> History:

@@ -134,8 +134,9 @@ class TalkRules(StepRules):
         self._feeds(said)
         again = {(each.app, each.intent) for each in said if isinstance(each, Outcome)}
         # Else it has ended in silence, or enough was sent at once and it is decided right after.
-        left = {(held.app, held.id) for held in state.held if held.wake != step.now + 1}
-        for name in (self._held.released - again) & left:
+        left = {(held.app, held.id) for held in state.held}
+        soon = {(held.app, held.id) for held in state.held if held.wake == step.now + 1}
+        for name in (self._held.released - again) & (left - soon):
             self._complain("windows", "not decided again when she wrote", name)
 
     def end(self) -> list[str]:
@@ -346,13 +347,20 @@ class TalkRules(StepRules):
 # ---- the rules by themselves ---------------------------------------------------------------------
 
 
-def order_violations(orders: Iterable[AccountOrder], told: Iterable[Outcome]) -> list[str]:
+Name = tuple[str | None, str | None, str | None]
+"""Application, id, customer."""
+
+
+def order_violations(
+    orders: Iterable[AccountOrder], invalid: Iterable[Name], told: Iterable[Outcome]
+) -> list[str]:
     """Every command to an account is answered as often as it was published, and carried out once.
 
-    Their ids are those of no intents.
+    Their ids are those of no intents. `invalid`: what was published under a name and is rejected.
     """
-    asked = Counter((each.app, each.id, each.customer) for each in orders)
-    answers: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    asked: Counter[Name] = Counter((each.app, each.id, each.customer) for each in orders)
+    asked += Counter(name for name in invalid if name in asked)
+    answers: dict[Name, Counter[str]] = defaultdict(Counter)
     for outcome in told:
         answers[outcome.app, outcome.intent, outcome.customer][outcome.state] += 1
     found = []
