@@ -129,7 +129,11 @@ def by_both(history: AccountHistory) -> None:
 
 
 def after_the_end(history: AccountHistory) -> None:
-    history.published.insert(0, receipt(0, "a", "unknown", 1_000))
+    history.published.insert(0, receipt(0, "a", "unknown", -1))
+
+
+def after_the_failure(history: AccountHistory) -> None:
+    history.published.insert(0, receipt(0, "a", "failed", 1_000))
 
 
 def in_two_places(history: AccountHistory) -> None:
@@ -192,6 +196,7 @@ PLANTED: dict[Callable[[AccountHistory], None], str] = {
     again: "sent-once: submitted-twice",
     by_both: "sent-once: submitted-twice",
     after_the_end: "sent-once: submitted-after-its-end-was-told",
+    after_the_failure: "sent-once: submitted-after-its-end-was-told",
     in_two_places: "one-open-attempt: open-in-two-places",
     by_the_old_account: "one-open-attempt: opened-after-it-was-handed-over",
     too_soon: "account-limits: over-a-limit",
@@ -205,6 +210,12 @@ PLANTED: dict[Callable[[AccountHistory], None], str] = {
     message_lost: "replies-are-kept: confirmed-and-not-stored",
     refusal_lost: "replies-are-kept: refusal-without-do-not-disturb",
 }
+
+
+def test_a_claim_of_who_was_replaced_may_still_leave_what_is_told_as_unknown() -> None:
+    history = good()
+    history.published.insert(0, receipt(0, "a", "unknown", 1_000))
+    assert "sent-once: submitted-after-its-end-was-told" not in kinds(history)
 
 
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
