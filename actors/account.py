@@ -481,28 +481,27 @@ class Account:
         delivery, attempt = entry.id, entry.attempt
         if attempt.told >= FAILED:  # it was: receipts that knew our id have said the last word
             self._linger(delivery, attempt, now)
-        elif self._resend:
-            self._repeat(entry, now)
-        else:
+        elif not (self._resend and self._repeat(entry, now)):
             attempt.state = UNKNOWN
             attempt.wake_ms = now + self.config.ms("unknown_after")
             self._effects.wake(attempt.wake_ms, attempt_key(delivery))
             self._effects.store(attempt_key(delivery), pack(attempt))
             self._effects.count("tact_unanswered_total", self.name)
 
-    def _repeat(self, entry: Entry, now: int) -> None:
-        """What may have been sent is sent again: first at once, then later and later."""
+    def _repeat(self, entry: Entry, now: int) -> bool:
+        """What may have been sent is sent again: first at once, then later and later. False when it
+        was sent often enough."""
         attempt = entry.attempt
         attempt.tries += 1
         if attempt.tries >= self.config.tries:
-            self._end(entry.id, attempt, "unknown", now, None, _UNANSWERED.code)
-            return
+            return False
         wait_ms = wait_of(_UNANSWERED, attempt.tries) if attempt.unsure else 0
         self._bodies += entry.delivery is not None
         attempt.state, attempt.wake_ms, attempt.unsure = WAITING, now + wait_ms, True
         self._put_back(entry)
         if wait_ms:
             self.queue.postpone(entry, attempt.wake_ms)
+        return True
 
     def _put_back(self, entry: Entry) -> None:
         """It waits again. Its end may have passed unnoticed while it was on its way."""
@@ -516,9 +515,8 @@ class Account:
     def give_up_waiting(self, delivery: str, attempt: Attempt, now: int) -> None:
         """The deadline of an unanswered or accepted attempt has passed without a receipt."""
         if attempt.state == UNKNOWN:
-            if self.config.duplicates == "allow" and not 0 < attempt.expires_ms <= now:
-                self._repeat(Entry(delivery, attempt, None), now)
-            else:
+            again = self.config.duplicates == "allow" and not 0 < attempt.expires_ms <= now
+            if not (again and self._repeat(Entry(delivery, attempt, None), now)):
                 self._end(delivery, attempt, "unknown", now, None, _UNANSWERED.code)
         elif attempt.state == ACCEPTED:
             self._effects.count("tact_ignored_total", "receipt-never-came")

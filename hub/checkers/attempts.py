@@ -17,16 +17,12 @@ from hub.checkers.account_records import (
 from hub.checkers.records import Handed, Violation
 from hub.contract.types import Receipt
 
-CLAIM_MS = 2_000.0
-"""A claim is good for so long, also when its owner was replaced meanwhile (ADR 6)."""
-
 
 class SentOnce:
     """Nothing is submitted again unless the provider said that it had not taken it.
 
     But where the account allows duplicates, or to the same provider if that removes repeats by
-    the delivery's id. Nothing is submitted once its end was told: `failed`, `unknown`; but what an
-    owner had claimed when it was replaced may leave for CLAIM_MS, and `unknown` says that it may.
+    the delivery's id. Nothing is submitted once its end was told: `failed`, `unknown`.
     """
 
     promise = "sent-once"
@@ -53,10 +49,7 @@ class SentOnce:
         for submit in history.submits:
             for each in history.told.get(submit.delivery, ()):
                 assert isinstance(each.message, Receipt)
-                status, told_ms = each.message.status, each.stored_ms
-                if status == "unknown":
-                    told_ms += CLAIM_MS
-                if status in ("failed", "unknown") and told_ms < submit.at_ms:
+                if each.message.status in ("failed", "unknown") and each.stored_ms < submit.at_ms:
                     yield about_submit(self.promise, "submitted-after-its-end-was-told", submit)
                     break
 

