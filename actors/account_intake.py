@@ -54,7 +54,7 @@ class DeliveryIntake:
         self._partitions = partitions
         self._account_of = account_of
         self._configs: dict[str, AccountConfig] = {}
-        self._others: Set[str] = frozenset()
+        self._outside: Set[str] = frozenset()
         """Accounts whose deliveries are left to a gateway."""
         self.channels: tuple[str, ...] = ()
         self.reader: DeliveryReader | None = None
@@ -65,7 +65,7 @@ class DeliveryIntake:
         ours = [account for account in accounts if not PROVIDERS[account.provider].outside]
         before, self.channels = self.channels, tuple(sorted({a.channel for a in ours}))
         self._configs = {account.name: account for account in accounts}
-        self._others = self._configs.keys() - {account.name for account in ours}
+        self._outside = self._configs.keys() - {account.name for account in ours}
         return self.channels != before
 
     async def open(self) -> None:
@@ -152,7 +152,7 @@ class DeliveryIntake:
         self, partition: AccountPartition, delivery: Delivery, sequence: int, place: int, now: int
     ) -> None:
         other = redirected(delivery, self._configs)
-        if other is None and delivery.account in self._others:
+        if other is None and delivery.account in self._outside:
             return
         attempt = attempt_of(delivery, sequence, place, parse_rfc3339(delivery.expires_at))
         if other:

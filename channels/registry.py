@@ -30,7 +30,7 @@ class Kind:
     """One sort of provider."""
 
     channel: str
-    """"": any."""
+    """Empty: any."""
     table: str
     """Its table in `accounts.toml`."""
     module: str

@@ -26,9 +26,8 @@ _receipt = msgspec.json.Decoder(dict[str, Any]).decode
 _deliveries = msgspec.json.Decoder(list[dict[str, Any]] | dict[str, Any]).decode
 
 
-async def newest(connection: Connection, account: str, channel: str, partitions: int) -> int:
-    """The sequence of the newest message with deliveries for an account, or those beside it."""
-    subject = delivery_subject(channel, account_partition(account, partitions))
+async def newest(connection: Connection, subject: str) -> int:
+    """The sequence in LEDGER of the newest message with this subject; 0 without one."""
     message = await last_message(connection, LEDGER, subject)
     return 0 if message is None else message.sequence
 
@@ -45,7 +44,6 @@ class AttemptLog:
         self._connection = connection
         self.account = account
         self._channel = channel
-        self._partitions = partitions
         self._partition = account_partition(account, partitions)
         self._log = log_subject(account_log(self._partition, partitions))
         self._out = delivery_subject(channel, self._partition)
@@ -79,7 +77,7 @@ class AttemptLog:
 
     async def newest(self) -> int:
         """The sequence of the newest message with deliveries for the account."""
-        return await newest(self._connection, self.account, self._channel, self._partitions)
+        return await newest(self._connection, self._out)
 
     def unfinished(self, up_to: int) -> Counter[str]:
         """Deliveries up to a sequence of LEDGER whose attempt has not ended, by its state; but of

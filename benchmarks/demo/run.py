@@ -46,6 +46,7 @@ from benchmarks.demo.wecom import Wecom
 from hub import limits
 from hub.checkers import History
 from hub.clock import SystemClock
+from hub.contract.subjects import account_partition, delivery_subject
 from hub.errors import TactError
 from hub.ledger.audit import read_all, read_feeds, undecided
 from hub.ledger.connection import Connection, connect
@@ -131,7 +132,8 @@ class Demo:
             published = await self._publish(ready)
         self._say("the people at WeCom have done their part")
         last = await self._until_all_ended(connection, logs)
-        last[INBOX] = await newest(connection, INBOX, PUSH, limits.PARTITIONS)
+        for_inbox = delivery_subject(PUSH, account_partition(INBOX, limits.PARTITIONS))
+        last[INBOX] = await newest(connection, for_inbox)
         self._say(await self._stop(gateway))
         throttled_s = await throttled_seconds(ready["metrics"])
         await self._until_decided(connection)

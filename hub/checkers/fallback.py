@@ -93,7 +93,7 @@ class Fallback:
         reported = (newest.outcome.delivery or "", newest.outcome.customer) in history.failures
         if asked or not calm or not reported:  # what was left may have been asked, or given up
             return
-        if not line.intents:  # a command has one channel
+        if not line.intents:  # a command: it has no route
             return
         hold_max_ms = duration_ms(policy.hold_max, "hold_max")
         until = min(expiry_of(each, hold_max_ms) for each in line.intents)
