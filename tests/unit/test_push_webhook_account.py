@@ -64,6 +64,20 @@ async def test_without_an_answer_it_is_repeated_at_once_and_then_by_the_schedule
     assert seconds(bench) == [0, 0, 5, 65]
 
 
+@scene(config(tries=4, unknown_after="20s"), resend=True)
+async def test_what_its_owner_repeats_is_told_as_unknown_after_a_last_wait(bench: Bench) -> None:
+    """Until then a claim of an owner that was replaced may leave, and a receipt may come."""
+
+    def script(submission: Submission, provider: ScriptedProvider) -> None:
+        provider.events.answered(submission.delivery, Answer("unknown", code="timeout"))
+
+    bench.script = script
+    bench.deliver("a")
+    await bench.until(bench.told)
+    assert bench.told() == ["shop:a:1 unknown"] and len(bench.log) == 4
+    assert bench.clock.now_ms() - bench.times[-1] >= 20_000
+
+
 @scene(config(tries=4), resend=True)
 async def test_a_slow_down_uses_up_no_try(bench: Bench) -> None:
     bench.script = answering(*[503] * 6, SILENT, 200)
